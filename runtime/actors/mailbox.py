@@ -1,0 +1,85 @@
+"""A mailbox: where an actor finds its messages.
+
+Owns two lanes. Data is bounded and FIFO per sender; control (stop, drain, probe, scrape) is unbounded and overtakes data.
+One `drain` hands over all that is there, so a burst costs one wake-up. A full data lane is a bug inside the pipeline,
+since requests are refused at the door before it can fill: `put` raises `MailboxFull` and the sender's supervisor acts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import NamedTuple
+
+from runtime.errors import CallboardError
+from runtime.messages import Message
+
+CAPACITY = 4096
+
+
+class MailboxFull(CallboardError):
+    """A data lane is at its capacity: some actor does not keep up or a cycle produces without end."""
+
+
+class Envelope(NamedTuple):
+    """A message on its way. `reply` is set when the sender asked and waits."""
+
+    sender: str
+    message: Message
+    reply: asyncio.Future[object] | None = None
+
+
+class Mailbox:
+    """Single-consumer queue of envelopes, filled from the same event loop."""
+
+    def __init__(self, owner: str, capacity: int = CAPACITY) -> None:
+        self.owner = owner
+        self.capacity = capacity
+        self._data: deque[Envelope] = deque()
+        self._control: deque[Envelope] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+
+    def __len__(self) -> int:
+        return len(self._data) + len(self._control)
+
+    def put(self, envelope: Envelope) -> None:
+        """Append to the data lane. Raises `MailboxFull`."""
+        if len(self._data) >= self.capacity:
+            raise MailboxFull(f"the mailbox of {self.owner} is full ({self.capacity} messages)")
+        self._data.append(envelope)
+        self._wake()
+
+    def put_control(self, envelope: Envelope) -> None:
+        """Append to the control lane, which is drained first."""
+        self._control.append(envelope)
+        self._wake()
+
+    async def drain(self) -> list[Envelope]:
+        """All envelopes that may be handled now, control first; waits while there is none."""
+        while not self:
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        return self._take()
+
+    def clear(self) -> list[Envelope]:
+        """Drop everything; returns what was dropped, so that requests in it can be answered."""
+        dropped = [*self._control, *self._data]
+        self._control.clear()
+        self._data.clear()
+        return dropped
+
+    def put_back(self, envelopes: list[Envelope]) -> None:
+        """Return drained but unhandled data to the front, after a crash in the middle of a batch."""
+        self._data.extendleft(reversed(envelopes))
+        if envelopes:
+            self._wake()
+
+    def _take(self) -> list[Envelope]:
+        return self.clear()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)

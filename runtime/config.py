@@ -1,0 +1,108 @@
+"""The one configuration: a frozen tree of values. Each leaf is a command line flag, so the tree documents itself.
+
+A field `num_threads: Annotated[int, flag("…")]` becomes `--num-threads`; names are SGLang's where SGLang has the feature.
+`resolve` fills in what depends on other values and raises `ConfigError` on values that can not go together; it is pure.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+
+def flag(description: str, *, aliases: tuple[str, ...] = (), metavar: str | None = None) -> msgspec.Meta:
+    """What a field means on the command line."""
+    return msgspec.Meta(description=description, extra={"aliases": aliases, "metavar": metavar})
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of the branches of the tree."""
+
+
+class ModelConfig(Section, frozen=True, kw_only=True):
+    model_path: Annotated[
+        str | None,
+        flag(
+            "Hugging Face folder, .gguf file or hub id; without it the embedded SmolLM2-135M-Instruct is served",
+            aliases=("--model",),
+        ),
+    ] = None
+    tokenizer_path: Annotated[str | None, flag("folder or file of the tokenizer, if it is not beside the model")] = None
+    load_format: Annotated[
+        Literal["auto", "safetensors", "gguf", "dummy"], flag("weight files; dummy makes random weights from config.json")
+    ] = "auto"
+    dtype: Annotated[
+        Literal["auto", "half", "float16", "bfloat16", "float", "float32"], flag("compute type of weights and activations")
+    ] = "auto"
+    context_length: Annotated[int | None, flag("most tokens of a sequence; by default what the model was made for")] = None
+    served_model_name: Annotated[str | None, flag("model name in the API; by default the model path")] = None
+    chat_template: Annotated[str | None, flag("file with a Jinja chat template that replaces the model's own")] = None
+    revision: Annotated[str | None, flag("branch, tag or commit of a hub model")] = None
+    download_dir: Annotated[str | None, flag("folder for downloaded models")] = None
+    json_model_override_args: Annotated[str, flag("JSON object that overrides entries of config.json")] = "{}"
+
+
+class HttpConfig(Section, frozen=True, kw_only=True):
+    host: Annotated[str, flag("address to listen on")] = "127.0.0.1"
+    port: Annotated[int, flag("TCP port to listen on; 0 takes a free one")] = 30000
+    api_key: Annotated[str | None, flag("key that clients must send as 'Authorization: Bearer KEY'")] = None
+    max_body_bytes: Annotated[int, flag("largest request body")] = 32 * 2**20
+    request_timeout: Annotated[float, flag("seconds after which a request is ended with an error")] = 600.0
+    drain_timeout: Annotated[float, flag("seconds that running requests get to finish after SIGTERM")] = 25.0
+    stream_interval: Annotated[int, flag("tokens per stream event")] = 1
+    enable_cache_report: Annotated[bool, flag("report cached tokens in the usage of OpenAI replies")] = False
+
+
+class SchedulerConfig(Section, frozen=True, kw_only=True):
+    schedule_policy: Annotated[str, flag("order of the queue: lpm, fcfs, dfs-weight, random or priority")] = "lpm"
+    schedule_conservativeness: Annotated[
+        float, flag("factor on the expected output of running requests; higher admits fewer and retracts less")
+    ] = 1.0
+    max_running_requests: Annotated[
+        int | None, flag("most sequences in a step; by default 256, or what the cache can hold")
+    ] = None
+    max_queued_requests: Annotated[int | None, flag("most waiting requests before new ones get 503; by default 1024")] = None
+    chunked_prefill_size: Annotated[int, flag("token budget of a step, shared by prefill and decode; -1 is no limit")] = 512
+    disable_overlap_schedule: Annotated[bool, flag("plan a step only after the one before has finished")] = False
+    random_seed: Annotated[int | None, flag("seed from which requests without one get theirs; by default a new one")] = None
+    watchdog_timeout: Annotated[float, flag("seconds without progress after which the engine is declared lost")] = 300.0
+
+
+class CacheConfig(Section, frozen=True, kw_only=True):
+    page_size: Annotated[int, flag("tokens per KV cache page")] = 16
+    max_total_tokens: Annotated[int | None, flag("tokens in the KV cache; by default from the free memory")] = None
+    mem_fraction_static: Annotated[float | None, flag("share of the memory that weights and KV cache may take")] = None
+    disable_radix_cache: Annotated[bool, flag("do not share prefixes between requests")] = False
+
+
+class ExecutorConfig(Section, frozen=True, kw_only=True):
+    device: Annotated[Literal["auto", "cpu"], flag("where the model runs")] = "auto"
+    num_threads: Annotated[int | None, flag("CPU threads of the model; by default one per core")] = None
+
+
+class MetricsConfig(Section, frozen=True, kw_only=True):
+    enable_metrics: Annotated[bool, flag("accepted for SGLang's sake: /metrics is always there")] = False
+    decode_log_interval: Annotated[int, flag("decode steps between two lines of statistics in the log")] = 40
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], flag("what is logged")] = "info"
+    log_requests: Annotated[bool, flag("log the parameters and outcome of each request")] = False
+
+
+class Config(Section, frozen=True, kw_only=True):
+    """Everything the server can be told. Sections group what one part of the server reads."""
+
+    model: ModelConfig = ModelConfig()
+    http: HttpConfig = HttpConfig()
+    scheduler: SchedulerConfig = SchedulerConfig()
+    cache: CacheConfig = CacheConfig()
+    executor: ExecutorConfig = ExecutorConfig()
+    metrics: MetricsConfig = MetricsConfig()
+
+
+def to_flat(config: Config) -> dict[str, Any]:
+    """All leaves by field name, as `/get_server_info` shows them; the API key is left out."""
+    leaves: dict[str, Any] = {}
+    for section in msgspec.structs.asdict(config).values():
+        leaves |= msgspec.structs.asdict(section)
+    del leaves["api_key"]
+    return leaves
