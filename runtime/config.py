@@ -6,9 +6,12 @@ A field `num_threads: Annotated[int, flag("…")]` becomes `--num-threads`; name
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
 import msgspec
+
+from runtime.errors import ConfigError
 
 
 def flag(description: str, *, aliases: tuple[str, ...] = (), metavar: str | None = None) -> msgspec.Meta:
@@ -41,6 +44,7 @@ class ModelConfig(Section, frozen=True, kw_only=True):
     revision: Annotated[str | None, flag("branch, tag or commit of a hub model")] = None
     download_dir: Annotated[str | None, flag("folder for downloaded models")] = None
     json_model_override_args: Annotated[str, flag("JSON object that overrides entries of config.json")] = "{}"
+    trust_remote_code: Annotated[bool, flag("accepted for SGLang's sake: code from a model folder is never run")] = False
 
 
 class HttpConfig(Section, frozen=True, kw_only=True):
@@ -97,6 +101,65 @@ class Config(Section, frozen=True, kw_only=True):
     cache: CacheConfig = CacheConfig()
     executor: ExecutorConfig = ExecutorConfig()
     metrics: MetricsConfig = MetricsConfig()
+
+
+EMBEDDED_MODEL_NAME = "SmolLM2-135M-Instruct"
+
+
+def resolve(config: Config) -> Config:
+    """Fill in the values that depend on others. Raises `ConfigError` that names the flag of the first impossible value."""
+    _check_ranges(config)
+    _check_override(config.model.json_model_override_args)
+    model = msgspec.structs.replace(
+        config.model, served_model_name=config.model.served_model_name or config.model.model_path or EMBEDDED_MODEL_NAME
+    )
+    scheduler = msgspec.structs.replace(
+        config.scheduler,
+        max_queued_requests=config.scheduler.max_queued_requests or 1024,
+    )
+    return msgspec.structs.replace(config, model=model, scheduler=scheduler)
+
+
+def _check_ranges(config: Config) -> None:
+    model, http, scheduler, cache = config.model, config.http, config.scheduler, config.cache
+    _at_least("context_length", model.context_length, 2)
+    _between("port", http.port, 0, 65535)
+    _at_least("max_body_bytes", http.max_body_bytes, 1024)
+    _at_least("request_timeout", http.request_timeout, 0.001)
+    _at_least("drain_timeout", http.drain_timeout, 0)
+    _at_least("stream_interval", http.stream_interval, 1)
+    _between("schedule_conservativeness", scheduler.schedule_conservativeness, 0, 100)
+    _at_least("max_running_requests", scheduler.max_running_requests, 1)
+    _at_least("max_queued_requests", scheduler.max_queued_requests, 1)
+    if scheduler.chunked_prefill_size != -1:
+        _at_least("chunked_prefill_size", scheduler.chunked_prefill_size, 1)
+    _at_least("random_seed", scheduler.random_seed, 0)
+    _at_least("watchdog_timeout", scheduler.watchdog_timeout, 1)
+    _between("page_size", cache.page_size, 1, 1024)
+    _at_least("max_total_tokens", cache.max_total_tokens, cache.page_size)
+    _between("mem_fraction_static", cache.mem_fraction_static, 0.01, 1)
+    _between("num_threads", config.executor.num_threads, 1, 1024)
+    _at_least("decode_log_interval", config.metrics.decode_log_interval, 1)
+    if http.api_key == "":
+        raise ConfigError("--api-key must not be empty; leave the flag out to serve without a key")
+
+
+def _at_least(name: str, value: float | None, low: float) -> None:
+    _between(name, value, low, math.inf)
+
+
+def _between(name: str, value: float | None, low: float, high: float) -> None:
+    if value is None or low <= value <= high:
+        return
+    wanted = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
+    raise ConfigError(f"--{name.replace('_', '-')} must be {wanted}, not {value:g}")
+
+
+def _check_override(source: str) -> None:
+    try:
+        msgspec.json.decode(source, type=dict[str, Any])
+    except msgspec.MsgspecError as error:
+        raise ConfigError(f"--json-model-override-args must be a JSON object: {error}") from None
 
 
 def to_flat(config: Config) -> dict[str, Any]:
