@@ -1,0 +1,32 @@
+"""Rotary position embedding of queries and keys, fused with the write of keys and values to their pages."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from kernels.rope import reference
+
+
+def rope_and_write(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cos_sin: Tensor,
+    positions: Tensor,
+    key_pages: Tensor,
+    value_pages: Tensor,
+    write_slots: Tensor,
+    *,
+    interleaved: bool = False,
+) -> None:
+    """Rotates q in place, writes the rotated k and v to their pages; k and v themselves stay as they are.
+
+    q: [tokens, heads, head_dim]; k, v: [tokens, kv_heads, head_dim]; bfloat16 or float32, any strides (views of one fused
+    buffer are meant) with a contiguous last dimension.
+    cos_sin: [max_positions, rotary_dim] float32, cosines in the first half, sines in the second; rotary_dim is even, at most
+    head_dim, and 0 writes without rotating. Dimensions past rotary_dim pass unchanged.
+    positions: [tokens] int32. write_slots: [tokens] int32, page * page_size + offset; a negative slot writes nothing.
+    key_pages, value_pages: [pages, kv_heads, page_size, head_dim], contiguous.
+    interleaved: pairs are (2i, 2i + 1) as in GPT-J; otherwise (i, i + rotary_dim / 2) as in GPT-NeoX and Llama.
+    """
+    reference.rope_and_write(q, k, v, cos_sin, positions, key_pages, value_pages, write_slots, interleaved=interleaved)
