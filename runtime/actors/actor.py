@@ -55,7 +55,10 @@ class Ref:
         self._mailbox.put_control(Envelope(self.sender, message))
 
     async def ask(self, message: Message, deadline_s: float) -> Any:
-        """Send on the control lane and wait for the answer. Raises `TimeoutError`, or what the handler raised."""
+        """Send on the control lane and wait for the answer.
+
+        Raises `TimeoutError`, and `ConnectionError` if the handler raised or the message was lost in a crash or a stop.
+        """
         reply: asyncio.Future[object] = asyncio.get_running_loop().create_future()
         self._mailbox.put_control(Envelope(self.sender, message, reply))
         async with asyncio.timeout(deadline_s):
@@ -69,14 +72,16 @@ class Actor:
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        table = dict(cls.handlers)
+        own: dict[type[Message], Handler] = {}
         for method in vars(cls).values():
             message_type = getattr(method, _RECEIVES, None)
+            if message_type in own:
+                raise TypeError(f"{cls.__name__} has two handlers for {message_type.__name__}")
             if message_type is not None:
-                if message_type in table and table[message_type].__qualname__.startswith(cls.__qualname__ + "."):
-                    raise TypeError(f"{cls.__name__} has two handlers for {message_type.__name__}")
-                table[message_type] = method
-        cls.handlers = table
+                own[message_type] = method
+        # A method that is overridden without the mark still handles its message type.
+        inherited = {known: vars(cls).get(method.__name__, method) for known, method in cls.handlers.items()}
+        cls.handlers = inherited | own
 
     async def started(self) -> None:
         """Runs before the first message."""
@@ -85,7 +90,7 @@ class Actor:
         """Runs once after each batch of messages."""
 
     async def stopped(self) -> None:
-        """Runs after the last message, not after a crash."""
+        """Runs after the last message when the supervisor stops; not after a crash, its own or one of its group."""
 
     async def handle(self, envelope: Envelope) -> None:
         """Call the handler of one envelope and answer its ask. Raises what the handler raises, and `TypeError` without one."""
@@ -95,15 +100,6 @@ class Actor:
         try:
             answer = await handler(self, envelope.message)
         except BaseException as error:
-            _answer(envelope.reply, error=error)
+            envelope.fail(error)
             raise
-        _answer(envelope.reply, answer)
-
-
-def _answer(reply: asyncio.Future[object] | None, answer: object = None, error: BaseException | None = None) -> None:
-    if reply is None or reply.done():  # nobody asked, or the asker's deadline passed
-        return
-    if error is None:
-        reply.set_result(answer)
-    else:
-        reply.set_exception(ConnectionError(f"the actor failed: {error}"))
+        envelope.answer(answer)

@@ -27,6 +27,17 @@ class Envelope(NamedTuple):
     sender: str
     message: Message
     reply: asyncio.Future[object] | None = None
+    is_control: bool = False
+
+    def answer(self, value: object) -> None:
+        """Resolve the ask, unless nobody asked or the asker's deadline has passed."""
+        if self.reply is not None and not self.reply.done():
+            self.reply.set_result(value)
+
+    def fail(self, reason: object) -> None:
+        """End the ask with a `ConnectionError`, unless nobody asked or the asker's deadline has passed."""
+        if self.reply is not None and not self.reply.done():
+            self.reply.set_exception(ConnectionError(f"the actor failed: {reason}"))
 
 
 class Mailbox:
@@ -51,12 +62,12 @@ class Mailbox:
 
     def put_control(self, envelope: Envelope) -> None:
         """Append to the control lane, which is drained first."""
-        self._control.append(envelope)
+        self._control.append(envelope._replace(is_control=True))
         self._wake()
 
     async def drain(self) -> list[Envelope]:
         """All envelopes that may be handled now, control first; waits while there is none."""
-        while not self:
+        while not self._is_due():
             self._waiter = asyncio.get_running_loop().create_future()
             try:
                 await self._waiter
@@ -72,10 +83,17 @@ class Mailbox:
         return dropped
 
     def put_back(self, envelopes: list[Envelope]) -> None:
-        """Return drained but unhandled data to the front, after a crash in the middle of a batch."""
-        self._data.extendleft(reversed(envelopes))
-        if envelopes:
-            self._wake()
+        """Return drained but unhandled envelopes to the front of their lanes, after a crash in the middle of a batch."""
+        if not envelopes:
+            return
+        for envelope in reversed(envelopes):
+            lane = self._control if envelope.is_control else self._data
+            lane.appendleft(envelope)
+        self._wake()
+
+    def _is_due(self) -> bool:
+        """Whether `_take` would return something."""
+        return len(self) > 0
 
     def _take(self) -> list[Envelope]:
         return self.clear()

@@ -1,18 +1,20 @@
 """The supervisor: starts actors in order, notices when one crashes, restarts it or its group, stops them in reverse.
 
-Owns every mailbox and every actor task; mailboxes outlive the actors, so a restart loses at most the message that crashed.
-A *group* is restarted together and its mailboxes are cleared, because its members' states only make sense together; a
-group of one is an edge actor. More than `max_restarts` in `window_s` seconds escalates: `wait` raises `Escalated`.
-What a crash means for the requests in flight is not known here: `on_crash` of the group says so.
+Owns every mailbox and every actor task; mailboxes outlive the actors, so a restart loses at most the messages of the
+batch that crashed. A *group* is restarted together and its mailboxes are cleared, because its members' states only make
+sense together; a group of one is an edge actor and keeps what waits in its mailbox. More than `max_restarts` in `window_s`
+seconds escalates: `wait` raises `Escalated`. What a crash means for the requests in flight is not known here: `on_crash` of
+the group says so. It is called while no member lives, so what it sends is ahead of everything that the new members send.
+
+Invariant: of each group, at most one restart runs at a time; every lost ask is answered with an error.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from runtime.actors.actor import Actor, Ref
@@ -30,7 +32,10 @@ class Escalated(EngineError):
 
 @dataclass(frozen=True)
 class Crash:
-    """What `on_crash` is told: who failed, why, and the messages that were lost with it."""
+    """What `on_crash` is told: who failed, why, and the messages that were lost with it.
+
+    An actor with `after_batch` works on its batch as a whole, so it loses all of it up to the message it failed on.
+    """
 
     name: str
     error: BaseException
@@ -47,6 +52,8 @@ class Group:
     max_restarts: int = 3
     window_s: float = 60.0
     crash_times: deque[float] = field(default_factory=deque)
+    crashes: deque[Crash] = field(default_factory=deque)
+    """What the restart under way, or the next one, has to deal with."""
 
 
 Observer = Callable[[str, Envelope], None]
@@ -69,7 +76,9 @@ class Supervisor:
         self._groups: list[Group] = []
         self._actors: dict[str, Actor] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._restarts: dict[str, asyncio.Task[None]] = {}
         self._escalated: asyncio.Future[None] | None = None
+        self._is_stopping = False
         self.num_restarts = 0
 
     def ref(self, sender: str, receiver: str) -> Ref:
@@ -86,9 +95,15 @@ class Supervisor:
         self._groups.append(group)
 
     async def start(self) -> None:
+        """Start all actors. Raises what the first `started` that fails raised, after the others have been stopped."""
         self._escalated = asyncio.get_running_loop().create_future()
-        for group in self._groups:
-            await self._start_group(group)
+        try:
+            for group in self._groups:
+                for name in group.factories:
+                    await self._start_actor(group, name)
+        except BaseException:
+            await self.stop()
+            raise
 
     async def wait(self) -> None:
         """Returns only by raising `Escalated`."""
@@ -96,56 +111,102 @@ class Supervisor:
         await asyncio.shield(self._escalated)
 
     async def stop(self) -> None:
-        """Stop all actors in reverse order. What is still in their mailboxes is dropped."""
+        """Stop all actors in reverse order; idempotent. What is still in their mailboxes is dropped, asks get an error."""
+        self._is_stopping = True
+        while self._restarts:
+            await _cancelled(self._restarts.popitem()[1])
         for group in reversed(self._groups):
             for name in reversed(list(group.factories)):
-                await self._cancel(name)
-                await self._actors.pop(name).stopped()
+                await self._stop_actor(name)
+        for name, mailbox in self._mailboxes.items():
+            _lose(mailbox.clear(), f"{name} has stopped")
         if self._escalated is not None:
             self._escalated.cancel()
+            if not self._escalated.cancelled():
+                self._escalated.exception()  # marks it as seen, if nobody waited for it
 
-    async def _start_group(self, group: Group) -> None:
-        for name, factory in group.factories.items():
-            actor = factory()
-            await actor.started()
-            self._actors[name] = actor
-            self._tasks[name] = asyncio.create_task(self._run(group, name, actor), name=name)
+    async def _start_actor(self, group: Group, name: str) -> None:
+        actor = group.factories[name]()
+        await actor.started()
+        self._actors[name] = actor
+        self._tasks[name] = asyncio.create_task(self._run(group, name, actor), name=name)
+
+    async def _stop_actor(self, name: str) -> None:
+        await self._cancel(name)
+        actor = self._actors.pop(name, None)
+        if actor is None:  # it never started, or crashed
+            return
+        try:
+            await actor.stopped()
+        except Exception:
+            log.exception("%s did not stop cleanly", name)
 
     async def _run(self, group: Group, name: str, actor: Actor) -> None:
         """Feed one actor from its mailbox until it crashes or is cancelled."""
         mailbox = self.mailbox(name)
         while True:
             batch = await mailbox.drain()
-            position = 0
+            num_begun = 0
             try:
-                for position, envelope in enumerate(batch):  # noqa: B007 - read after a crash
+                for num_begun, envelope in enumerate(batch, 1):  # noqa: B007 - read after a crash
                     self._observe(name, envelope)
                     await actor.handle(envelope)
-                position = len(batch)
                 await actor.after_batch()
-            except Exception as error:
-                mailbox.put_back([e for e in batch[position + 1 :] if e.reply is None])
-                lost = tuple(e.message for e in batch[position : position + 1])
-                # The restart cancels this very task when the group is restarted, so it runs as its own.
-                self._tasks[name] = asyncio.create_task(self._restart(group, Crash(name, error, lost)))
+            except (Exception, asyncio.CancelledError) as error:
+                if _is_being_cancelled():
+                    raise
+                self._crashed(group, Crash(name, error, _lost_with(actor, batch[:num_begun])))
                 return
+            finally:
+                mailbox.put_back(batch[num_begun:])
             await asyncio.sleep(0)  # a mailbox that is never empty must not starve the loop
 
-    async def _restart(self, group: Group, crash: Crash) -> None:
+    def _crashed(self, group: Group, crash: Crash) -> None:
+        """Note a crash and begin to restart its group. A restart under way takes care of it too."""
         log.error("%s crashed: %s", crash.name, crash.error, exc_info=crash.error)
-        self.num_restarts += 1
-        if self._is_too_often(group):
-            self._escalate(Escalated(f"{crash.name} crashed {group.max_restarts + 1} times: {crash.error}"))
-            return
-        lost = list(crash.lost)
+        group.crashes.append(crash)
+        self._actors.pop(crash.name, None)
+        if group.name not in self._restarts and not self._is_stopping:
+            # The restart cancels the members' tasks, this very task among them, so it runs as its own.
+            self._restarts[group.name] = asyncio.create_task(self._restart(group), name=f"restart {group.name}")
+
+    async def _restart(self, group: Group) -> None:
+        """Restart until all members run: one may crash while the others still start."""
+        while group.crashes:
+            crash = await self._bury(group)
+            if self._is_too_often(group):
+                self._escalate(Escalated(f"{crash.name} crashed {len(group.crash_times)} times: {crash.error}"))
+                break
+            self.num_restarts += 1
+            await self._start_again(group)
+        self._restarts.pop(group.name, None)
+
+    async def _bury(self, group: Group) -> Crash:
+        """End the members that are left, drop what they share and tell `on_crash`. Returns the first crash."""
+        for name in group.factories:
+            await self._cancel(name)
+            self._actors.pop(name, None)
+        crash = group.crashes[0]
+        lost = [message for each in group.crashes for message in each.lost]
+        group.crashes.clear()
         if len(group.factories) > 1:
             for name in group.factories:
-                if name != crash.name:
-                    await self._cancel(name)
-            for name in group.factories:
-                lost += [envelope.message for envelope in self.mailbox(name).clear()]
-        await self._start_group(group)
-        group.on_crash(Crash(crash.name, crash.error, tuple(lost)))
+                lost += _lose(self.mailbox(name).clear(), f"{crash.name} crashed")
+        crash = Crash(crash.name, crash.error, tuple(lost))
+        try:
+            group.on_crash(crash)
+        except Exception as error:
+            self._escalate(Escalated(f"{crash.name} crashed and its requests could not be ended: {error}"))
+        return crash
+
+    async def _start_again(self, group: Group) -> None:
+        """Start the members; one that fails to start has crashed again."""
+        for name in group.factories:
+            try:
+                await self._start_actor(group, name)
+            except Exception as error:
+                self._crashed(group, Crash(name, error, ()))
+                return
 
     def _is_too_often(self, group: Group) -> bool:
         now = self._clock.monotonic()
@@ -160,8 +221,32 @@ class Supervisor:
 
     async def _cancel(self, name: str) -> None:
         task = self._tasks.pop(name, None)
-        if task is None or task is asyncio.current_task():
-            return
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        if task is not None:
+            await _cancelled(task)
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    """Cancel a task and wait for its end."""
+    task.cancel()
+    await asyncio.wait([task])
+
+
+def _is_being_cancelled() -> bool:
+    """Tells the supervisor's cancellation from a handler that awaited something which was cancelled: that is a crash."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _lost_with(actor: Actor, begun: list[Envelope]) -> tuple[Message, ...]:
+    """The messages of a crashed batch whose effect is gone, out of those that were begun."""
+    works_per_batch = type(actor).after_batch is not Actor.after_batch
+    return tuple(envelope.message for envelope in (begun if works_per_batch else begun[-1:]))
+
+
+def _lose(envelopes: Iterable[Envelope], reason: str) -> list[Message]:
+    """Fail the asks among `envelopes`; returns the messages."""
+    messages = []
+    for envelope in envelopes:
+        envelope.fail(reason)
+        messages.append(envelope.message)
+    return messages
