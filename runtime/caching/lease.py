@@ -1,0 +1,102 @@
+"""A lease: the pages that one running sequence holds.
+
+Owns private pages, which only this sequence uses, and one lock on a path of the radix tree, whose pages others may share.
+Pages in use are given back to the pool by their lease only, and that consumes it: any later use raises `OwnershipError`.
+Receives and sends nothing. Invariant: each page of the page table is private or in the locked path, never both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from runtime.caching.pool import OwnershipError, PagePool, expect
+from runtime.caching.radix import Node, RadixTree
+
+
+class Lease:
+    """The page table of a sequence whose prompt is `token_ids`, first of all the pages of the path to `node`."""
+
+    __slots__ = ("_duplicates", "_is_released", "_node", "_pages", "_pool", "_token_ids", "_tree", "lease_id")
+
+    def __init__(self, lease_id: int, token_ids: tuple[int, ...], tree: RadixTree, node: Node, pool: PagePool) -> None:
+        """Lock the path to `node`, which must be a match of `token_ids`."""
+        self.lease_id = lease_id
+        self._token_ids = token_ids
+        self._tree = tree
+        self._pool = pool
+        self._node = node
+        self._pages = tree.path_pages(node)
+        self._duplicates: list[int] = []  # private pages whose tokens the tree has under other pages
+        self._is_released = False
+        tree.lock(node)
+
+    @property
+    def node(self) -> Node:
+        """Where the locked path ends."""
+        return self._node
+
+    @property
+    def pages(self) -> tuple[int, ...]:
+        """The page table: page i holds the tokens from i * page_size on."""
+        return tuple(self._pages)
+
+    @property
+    def private_pages(self) -> list[int]:
+        return self._duplicates + self._pages[self._node.num_path_pages :]
+
+    def grow(self, pages: Sequence[int]) -> None:
+        """Own `pages`, at the end of the page table."""
+        self._check_is_held()
+        self._pages += pages
+
+    def publish(self, num_tokens: int) -> None:
+        """Let others share the full pages of the first `num_tokens` of the prompt, which are computed."""
+        self._check_is_held()
+        self._share(self._token_ids, min(num_tokens, len(self._token_ids)) // self._tree.page_size)
+
+    def release(self, token_ids: tuple[int, ...], fence_step: int) -> None:
+        """End the lease: share the full pages of `token_ids`, all of which are computed, and give the others back.
+
+        A row that is still in flight writes only behind `token_ids`, so shared pages need no fence. Raises `OwnershipError`
+        if the lease has ended before, or if its pages can not be those of `token_ids`.
+        """
+        self._check_is_held()
+        self._check_is_mine(token_ids)
+        self._share(token_ids, len(token_ids) // self._tree.page_size)
+        self._is_released = True
+        self._tree.unlock(self._node)
+        self._pool.give_back(self.private_pages, fence_step)
+
+    def _share(self, token_ids: tuple[int, ...], num_pages: int) -> None:
+        """Hand the first `num_pages` pages to the tree; where it has their tokens already, ours stay private."""
+        locked = self._node
+        if num_pages <= locked.num_path_pages:
+            return
+        node = self._tree.match(token_ids, num_pages, locked)
+        self._duplicates += self._pages[locked.num_path_pages : node.num_path_pages]
+        if node.num_path_pages < num_pages:
+            node = self._tree.attach(node, token_ids, self._pages[node.num_path_pages : num_pages])
+        self._tree.lock(node, below=locked)
+        self._node = node
+
+    def _check_is_held(self) -> None:
+        if self._is_released:
+            raise OwnershipError(f"lease {self.lease_id} was used after its release")
+
+    def _check_is_mine(self, token_ids: tuple[int, ...]) -> None:
+        num_known = min(len(token_ids), len(self._token_ids))
+        if token_ids[:num_known] != self._token_ids[:num_known]:
+            raise OwnershipError(f"lease {self.lease_id} was released with the tokens of another sequence")
+        if len(token_ids) > len(self._pages) * self._tree.page_size:
+            raise OwnershipError(f"lease {self.lease_id} was released with more tokens than its pages hold")
+
+    def check(self) -> None:
+        """Raises `AssertionError` if the page table is not made of the locked path and private pages."""
+        tree, size = self._tree, self._tree.page_size
+        expect(not self._is_released, f"lease {self.lease_id} is listed after its release")
+        expect(tree.contains(self._node), f"the path of lease {self.lease_id} was evicted")
+        keys = [key for node in reversed(list(tree.path(self._node))) for key in node.keys]
+        for position, (key, shared, own) in enumerate(zip(keys, tree.path_pages(self._node), self._pages, strict=False)):
+            start = position * size
+            expect(key == self._token_ids[start : start + size], f"lease {self.lease_id} is locked to other tokens")
+            expect(own == shared or own in self._duplicates, f"page {own} of lease {self.lease_id} is nobody's")
