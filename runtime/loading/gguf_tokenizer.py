@@ -18,6 +18,7 @@ from runtime.loading.tokenizer_errors import library_errors_as
 
 CONTROL, USER_DEFINED = 3, 4
 _PREFIX = "tokenizer.ggml."
+_DAMAGED = "the GGUF file's tokenizer is damaged"
 
 
 class TokenizerMetadata(
@@ -57,7 +58,7 @@ def read(metadata: Mapping[str, Any]) -> TokenizerMetadata:
     try:
         found = msgspec.convert(dict(metadata), TokenizerMetadata)
     except msgspec.ValidationError as error:
-        raise LoadError(f"the GGUF file's tokenizer is damaged: {error}") from error
+        raise _damaged(str(error)) from error
     num_tokens = len(found.tokens)
     for name in ("scores", "token_type"):
         length = len(msgspec.structs.asdict(found)[name])
@@ -75,7 +76,7 @@ def read(metadata: Mapping[str, Any]) -> TokenizerMetadata:
 
 def build(metadata: TokenizerMetadata) -> Tokenizer:
     """The tokenizer with its special tokens. Raises `LoadError` for a kind of vocabulary that is not supported."""
-    with library_errors_as("the GGUF file's tokenizer is damaged"):
+    with library_errors_as(_DAMAGED):
         match metadata.model:
             case "gpt2":
                 tokenizer = _byte_level(metadata)
@@ -101,7 +102,7 @@ def adds_bos(metadata: TokenizerMetadata) -> bool:
 
 def _byte_level(metadata: TokenizerMetadata) -> Tokenizer:
     if not metadata.merges:
-        raise LoadError(f"the GGUF file's tokenizer is damaged: {_PREFIX}merges is missing")
+        raise _damaged(f"{_PREFIX}merges is missing")
     pre = known_pre_tokenizers.find(metadata.pre)
     bpe = models.BPE(vocab=_ids(metadata), merges=_merges(metadata), ignore_merges=pre.ignore_merges)
     tokenizer = Tokenizer(bpe)
@@ -116,7 +117,7 @@ def _byte_level(metadata: TokenizerMetadata) -> Tokenizer:
 def _sentencepiece(metadata: TokenizerMetadata) -> Tokenizer:
     """As transformers converts Llama's tokenizer: spaces become ▁, and one is put before the first word."""
     if not metadata.merges and not metadata.scores:
-        raise LoadError(f"the GGUF file's tokenizer is damaged: {_PREFIX}scores is missing")
+        raise _damaged(f"{_PREFIX}scores is missing")
     merges = _merges(metadata) if metadata.merges else _implied_merges(metadata)
     unknown = metadata.token(metadata.unknown_token_id)
     bpe = models.BPE(vocab=_ids(metadata), merges=merges, unk_token=unknown, fuse_unk=True, byte_fallback=True)
@@ -130,6 +131,10 @@ def _sentencepiece(metadata: TokenizerMetadata) -> Tokenizer:
     return tokenizer
 
 
+def _damaged(detail: str) -> LoadError:
+    return LoadError(f"{_DAMAGED}: {detail}")
+
+
 def _ids(metadata: TokenizerMetadata) -> dict[str, int]:
     return {token: token_id for token_id, token in enumerate(metadata.tokens)}
 
@@ -139,7 +144,7 @@ def _merges(metadata: TokenizerMetadata) -> list[tuple[str, str]]:
     for merge in metadata.merges:
         left, _, right = merge.partition(" ")
         if not left or not right:
-            raise LoadError(f"the GGUF file's tokenizer is damaged: {merge!r} in {_PREFIX}merges is not a pair")
+            raise _damaged(f"{merge!r} in {_PREFIX}merges is not a pair")
         pairs.append((left, right))
     return pairs
 

@@ -1,7 +1,7 @@
 """How byte-level vocabularies cut text into words before merging: the regular expressions behind `tokenizer.ggml.pre`.
 
-A GGUF file stores only the name of the pre-tokenizer; the expressions are facts of each model's published tokenizer.json, and
-the grouping of names is llama.cpp's (`src/llama-vocab.cpp`). Each expression in turn splits the pieces that the one before left.
+A GGUF file stores only the name of the pre-tokenizer. The expressions are facts of each model's published tokenizer.json, and
+the grouping of names is llama.cpp's (`src/llama-vocab.cpp`). Each expression in turn splits what the one before left.
 """
 
 from __future__ import annotations
