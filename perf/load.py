@@ -16,6 +16,8 @@ import orjson
 
 from perf.workloads import Call
 
+HEADERS = {"Content-Type": "application/json"}
+
 
 @dataclass
 class Sample:
@@ -46,7 +48,9 @@ class Client:
 
     async def __aenter__(self) -> Client:
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=None), read_bufsize=2**20
+            connector=aiohttp.TCPConnector(limit=0, force_close=True),
+            timeout=aiohttp.ClientTimeout(total=None),
+            read_bufsize=2**20,
         )
         return self
 
@@ -59,7 +63,7 @@ class Client:
         assert self._session is not None
         sample = Sample(sent=time.perf_counter())
         try:
-            async with self._session.post(self._url, data=self._body(call)) as response:
+            async with self._session.post(self._url, data=self._body(call), headers=HEADERS) as response:
                 if response.status != 200:
                     sample.error = f"{response.status}: {(await response.text())[:200]}"
                     return sample

@@ -92,7 +92,7 @@ def _calls(options: argparse.Namespace, num_calls: int, seed: int) -> list[Call]
 
 async def _collect(running: AsyncIterator[Sample], total: int) -> list[Sample]:
     samples = []
-    with tqdm(total=total, leave=False, unit="req") as progress:
+    with tqdm(total=total, leave=False, unit="req", disable=None) as progress:
         async for sample in running:
             samples.append(sample)
             progress.update()

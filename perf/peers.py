@@ -1,0 +1,124 @@
+"""Measure engines side by side: `python -m perf.peers --engine callboard=VENV --engine llama-cpp=VENV --gguf MODEL.gguf`.
+
+Every round starts each engine afresh and gives it the same loads with new prompts, so that slow drift of the machine falls on
+all alike. Prints a Markdown table of medians with their range, and the ratios to the first engine named.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from types import ModuleType
+
+import orjson
+from tqdm import tqdm
+
+from perf import workloads
+from perf.engines import EngineOptions
+from perf.load import Client, Sample, closed_loop
+from perf.server_process import running
+from perf.summary import summarize
+from perf.workloads import Call
+from runtime import extensions
+
+VOCAB_SIZE = 49000
+STREAMS = (1, 8, 32)
+Figures = dict[str, float]
+
+
+def main() -> None:
+    options = _parser().parse_args()
+    engines = [_engine(text) for text in options.engine]
+    rounds: dict[str, list[Figures]] = {module.NAME: [] for module, _ in engines}
+    with tqdm(total=options.rounds * len(engines), unit="server", disable=None) as progress:
+        for number in range(options.rounds):
+            for module, venv in engines:
+                progress.set_description(f"round {number + 1}, {module.NAME}")
+                rounds[module.NAME].append(_measure(module, venv, options))
+                progress.update()
+                if options.output_file:
+                    options.output_file.write_bytes(orjson.dumps(rounds, option=orjson.OPT_INDENT_2))
+    print(_table(rounds))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m perf.peers", description=__doc__)
+    parser.add_argument("--engine", action="append", required=True, metavar="NAME=VENV", help="repeat for each engine")
+    parser.add_argument("--gguf", type=Path, required=True, help="the model, a GGUF file")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--port", type=int, default=31000)
+    parser.add_argument("--num-threads", type=int, default=os.cpu_count())
+    parser.add_argument("--output-file", type=Path, help="JSON with every round")
+    return parser
+
+
+def _engine(text: str) -> tuple[ModuleType, Path]:
+    name, _, venv = text.partition("=")
+    return extensions.load("perf.engines", name), Path(venv)
+
+
+def _measure(module: ModuleType, venv: Path, options: argparse.Namespace) -> Figures:
+    """One fresh server through all loads."""
+    engine = EngineOptions(venv, options.gguf, options.port, options.num_threads, max(STREAMS))
+    command = module.command(engine)
+    log = Path(tempfile.gettempdir()) / f"callboard-perf-{module.NAME}.log"
+    with running(command, options.port, log) as server:
+        figures: Figures = {"start to ready, s": server.start_up_s}
+        figures |= asyncio.run(_loads(server.url, command.model))
+        figures["peak memory, MB"] = server.peak_bytes() / 1e6
+    return figures
+
+
+async def _loads(url: str, model: str) -> Figures:
+    seed = time.time_ns() % 2**32
+    figures: Figures = {}
+    async with Client(url, model) as client:
+        await _run(client, _fresh(2, seed), 1)  # warm-up
+        for streams in STREAMS:
+            summary = summarize(await _run(client, _fresh(max(8, 3 * streams), seed + streams), streams))
+            figures[f"tok/s, {streams} streams"] = summary.output_tokens_per_s
+            figures[f"TTFT p50 ms, {streams} streams"] = summary.ttft_p50_ms
+        shared = workloads.shared_prefix(
+            48, num_groups=1, prefix_tokens=800, question_tokens=40, output_tokens=16, vocab_size=VOCAB_SIZE, seed=seed + 99
+        )
+        figures["shared prefix, req/s"] = summarize(await _run(client, shared, 16)).requests_per_s
+    return figures
+
+
+def _fresh(num_calls: int, seed: int) -> list[Call]:
+    return workloads.fixed(num_calls, prompt_tokens=100, output_tokens=64, vocab_size=VOCAB_SIZE, seed=seed)
+
+
+async def _run(client: Client, calls: list[Call], concurrency: int) -> list[Sample]:
+    samples = [sample async for sample in closed_loop(client, calls, concurrency)]
+    if error := next((sample.error for sample in samples if sample.error), None):
+        raise RuntimeError(f"a request failed, so this run measures nothing: {error}")
+    return samples
+
+
+def _table(rounds: dict[str, list[Figures]]) -> str:
+    names = list(rounds)
+    reference = names[0]
+    lines = [
+        "| | " + " | ".join([*names, *(f"{reference} / {name}" for name in names[1:])]) + " |",
+        "|---" * (2 * len(names)) + "|",
+    ]
+    for figure in rounds[reference][0]:
+        medians = {name: statistics.median(run[figure] for run in rounds[name]) for name in names}
+        cells = [_cell([run[figure] for run in rounds[name]]) for name in names]
+        cells += [f"{medians[reference] / medians[name]:.2f}×" for name in names[1:]]
+        lines.append(f"| {figure} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _cell(values: list[float]) -> str:
+    return f"{statistics.median(values):.4g} ({min(values):.4g}–{max(values):.4g})"
+
+
+if __name__ == "__main__":
+    main()
