@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
+from kernels import native
 from kernels.gated_activation import reference
+
+SILU, GELU_TANH, GELU_ERF = range(3)  # as in gated_activation.c
+GELUS = {"tanh": GELU_TANH, "none": GELU_ERF}
 
 
 def silu_and_mul(gate_up: Tensor) -> Tensor:
@@ -13,7 +18,8 @@ def silu_and_mul(gate_up: Tensor) -> Tensor:
     gate_up: [tokens, 2 * intermediate], the gate first, bfloat16 or float32, last dimension contiguous.
     Returns a new [tokens, intermediate] of the same dtype.
     """
-    return reference.silu_and_mul(gate_up)
+    out = _in_c(gate_up, SILU)
+    return reference.silu_and_mul(gate_up) if out is None else out
 
 
 def gelu_and_mul(gate_up: Tensor, approximate: str = "tanh") -> Tensor:
@@ -21,4 +27,17 @@ def gelu_and_mul(gate_up: Tensor, approximate: str = "tanh") -> Tensor:
 
     approximate: "tanh" (Hendrycks and Gimpel's formula) or "none" (the error function).
     """
-    return reference.gelu_and_mul(gate_up, approximate)
+    out = _in_c(gate_up, GELUS[approximate])
+    return reference.gelu_and_mul(gate_up, approximate) if out is None else out
+
+
+def _in_c(gate_up: Tensor, activation: int) -> Tensor | None:
+    run = native.function("gated_activation", "ppiiiii")
+    if run is None or not gate_up.is_cpu or gate_up.dtype not in native.FLOATS:
+        return None
+    bf16 = gate_up.dtype is torch.bfloat16
+    num_tokens, width = gate_up.shape
+    out = torch.empty((num_tokens, width // 2), dtype=gate_up.dtype)
+    row_bytes = gate_up.stride(0) * (2 if bf16 else 4)
+    run(out.data_ptr(), gate_up.data_ptr(), num_tokens, width // 2, row_bytes, activation, bf16)
+    return out

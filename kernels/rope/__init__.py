@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
+from kernels import native
 from kernels.rope import reference
 
 
@@ -29,4 +31,38 @@ def rope_and_write(
     key_pages, value_pages: [pages, kv_heads, page_size, head_dim], contiguous.
     interleaved: pairs are (2i, 2i + 1) as in GPT-J; otherwise (i, i + rotary_dim / 2) as in GPT-NeoX and Llama.
     """
-    reference.rope_and_write(q, k, v, cos_sin, positions, key_pages, value_pages, write_slots, interleaved=interleaved)
+    run = native.function("rope_and_write", "pppppppp" + "i" * 14)
+    dtype = q.dtype
+    if run is None or not q.is_cpu or dtype not in native.FLOATS or key_pages.dtype != dtype or value_pages.dtype != dtype:
+        reference.rope_and_write(q, k, v, cos_sin, positions, key_pages, value_pages, write_slots, interleaved=interleaved)
+        return
+    num_tokens, num_heads, head_dim = q.shape
+    bf16 = dtype is torch.bfloat16
+    item_bytes = 2 if bf16 else 4
+    q_token, q_head, _ = q.stride()
+    k_token, k_head, _ = k.stride()
+    v_token, v_head, _ = v.stride()
+    run(
+        q.data_ptr(),
+        k.data_ptr(),
+        v.data_ptr(),
+        cos_sin.data_ptr(),
+        positions.data_ptr(),
+        key_pages.data_ptr(),
+        value_pages.data_ptr(),
+        write_slots.data_ptr(),
+        num_tokens,
+        num_heads,
+        k.shape[1],
+        head_dim,
+        cos_sin.shape[1],
+        key_pages.shape[2],
+        q_token * item_bytes,
+        q_head * item_bytes,
+        k_token * item_bytes,
+        k_head * item_bytes,
+        v_token * item_bytes,
+        v_head * item_bytes,
+        interleaved,
+        bf16,
+    )

@@ -1,0 +1,49 @@
+"""Loads the compiled C kernels and hands out their functions, called through ctypes without the GIL.
+
+Where they cannot be had, the torch references serve and one line in the log says why and what that costs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import logging
+from collections.abc import Callable
+
+import torch
+
+from kernels import build
+
+FLOATS = frozenset((torch.bfloat16, torch.float32))
+TYPES: dict[str, type[ctypes.c_void_p | ctypes.c_int64 | ctypes.c_float]] = {
+    "p": ctypes.c_void_p,
+    "i": ctypes.c_int64,
+    "f": ctypes.c_float,
+}
+
+logger = logging.getLogger(__name__)
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The compiled kernels, built on first use; None where they cannot be had."""
+    try:
+        return ctypes.CDLL(str(build.build()))
+    except (build.BuildError, OSError) as error:
+        logger.warning("C kernels are not available: %s; torch serves in their place, about 3 times slower per token", error)
+        return None
+
+
+@functools.cache
+def function(name: str, signature: str) -> Callable[..., None] | None:
+    """The C function `callboard_<name>`, or None where there is no compiled library.
+
+    signature: one letter for each parameter: p a pointer, i an int64, f a float.
+    """
+    compiled = library()
+    if compiled is None:
+        return None
+    found = compiled[f"callboard_{name}"]
+    found.argtypes = [TYPES[letter] for letter in signature]
+    found.restype = None
+    return found
