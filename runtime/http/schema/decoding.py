@@ -1,0 +1,82 @@
+"""The one door for JSON: bytes in, a checked value out, and nothing but `InvalidRequest` for whatever is wrong with them.
+
+msgspec refuses what Python's own parser lets through (NaN, numbers that overflow to infinity, lone surrogates, bools as ints);
+here its errors get the name of the field as the client wrote it. Of duplicate keys the last one counts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import msgspec
+
+from runtime.errors import InvalidRequest, Unsupported
+
+MAX_DEPTH = 64
+MAX_REFLECTED_CHARS = 200
+
+_PLACE = re.compile(r"^(?P<what>.*?)(?: - at (?:`key` in )?`\$\.?(?P<path>.*?)(?:\[\.\.\.\])?`)?$", re.DOTALL)
+_FIELD = re.compile(r"(?:unknown|required) field `(?P<name>.*)`$", re.DOTALL)
+_BYTE = re.compile(r"\(byte (\d+)\)$")
+_KEY_BEFORE = re.compile(rb'"(\w{1,64})"\s*:\s*-?$')
+
+_T = TypeVar("_T")
+
+
+def decode(body: bytes, kind: type[_T]) -> _T:
+    """`body` as a `kind`. Raises `InvalidRequest` with `param` set wherever a field is to blame."""
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError as error:
+        raise _invalid_value(str(error)) from None
+    except msgspec.DecodeError as error:
+        raise _invalid_json(body, str(error)) from None
+    except UnicodeDecodeError:
+        raise InvalidRequest("the body is not valid UTF-8") from None
+    except RecursionError:
+        raise InvalidRequest("the body is nested too deeply") from None
+
+
+def check_depth(value: Any, param: str) -> None:
+    """Raise `InvalidRequest` if `value`, of lists and dicts, is nested deeper than `MAX_DEPTH`."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [child for item in level for child in _children(item)]
+        if not level:
+            return
+    raise InvalidRequest(f"{param} is nested deeper than {MAX_DEPTH}", param=param)
+
+
+def refuse(fields: msgspec.Struct, accepted: Mapping[str, tuple[Any, ...]], prefix: str = "") -> None:
+    """Raise `Unsupported` for the first field that asks for more than its `accepted` values, which do nothing."""
+    values = msgspec.structs.asdict(fields)
+    for name, harmless in accepted.items():
+        value = values[name]
+        if not any(type(value) is type(choice) and value == choice for choice in (None, *harmless)):
+            raise Unsupported(f"{prefix}{name} is not supported with this value", param=prefix + name)
+
+
+def _children(item: Any) -> list[Any]:
+    if isinstance(item, dict):
+        return list(item.values())
+    return item if isinstance(item, list) else []
+
+
+def _invalid_value(text: str) -> InvalidRequest:
+    place = _PLACE.match(text)
+    what, path = (place["what"], place["path"] or "") if place else (text, "")
+    field = _FIELD.search(what)
+    if field:
+        path = f"{path}.{field['name']}" if path else field["name"]
+    param = path[:MAX_REFLECTED_CHARS] or None
+    return InvalidRequest(what[:MAX_REFLECTED_CHARS] + (f" at {param}" if param and not field else ""), param=param)
+
+
+def _invalid_json(body: bytes, text: str) -> InvalidRequest:
+    """If the bytes break where a value should start, as NaN does, the key before them is to blame."""
+    place = _BYTE.search(text)
+    end = int(place[1]) if place else 0
+    key = _KEY_BEFORE.search(body[max(0, end - 100) : end])
+    return InvalidRequest(f"the body is not valid JSON: {text}", param=key[1].decode() if key else None)

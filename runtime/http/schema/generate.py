@@ -1,0 +1,206 @@
+"""The body of `/generate`, SGLang's native endpoint: one prompt or a batch, each with sampling parameters of its own."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import msgspec
+
+from runtime.errors import InvalidRequest
+from runtime.http.generation import Generation
+from runtime.http.info import ServerInfo
+from runtime.http.schema.choices import Caller, check_num_choices, choices_of
+from runtime.http.schema.decoding import refuse
+from runtime.http.schema.prompts import check_num_sequences, parse_prompts
+from runtime.http.schema.sampling import SamplingFields, check_options, sampling_params_of, text_options_of
+from runtime.params import Prompt
+
+DEFAULT_MAX_NEW_TOKENS = 128
+
+NOT_YET: dict[str, tuple[Any, ...]] = {
+    "image_data": ("", []),
+    "video_data": ("", []),
+    "audio_data": ("", []),
+    "input_embeds": ([],),
+    "return_logprob": (False,),
+    "top_logprobs_num": (0,),
+    "token_ids_logprob": ([],),
+    "return_hidden_states": (False,),
+    "return_prompt_token_ids": (False,),
+    "return_routed_experts": (False,),
+    "return_sampling_mask": (False,),
+    "return_entropy": (False,),
+    "lora_path": (),
+    "session_params": ({},),
+    "session_id": (),
+    "custom_logit_processor": (),
+    "cache_salt": ("",),
+    "extra_key": ("",),
+    "max_thinking_tokens": (),
+    "background": (False,),
+}
+"""Fields of features that are not there, with the values (besides null) that do not ask for them. Lists hold one per prompt."""
+
+SAMPLING_NOT_YET: dict[str, tuple[Any, ...]] = {
+    "json_schema": ("",),
+    "regex": ("",),
+    "ebnf": ("",),
+    "structural_tag": ("",),
+    "stop_regex": ("", []),
+    "custom_params": ({},),
+    "beam_width": (1,),
+    "watermark": (False,),
+    "stream_interval": (),
+}
+
+_T = TypeVar("_T")
+
+
+class NativeSampling(SamplingFields, kw_only=True, forbid_unknown_fields=True):
+    """`sampling_params`. Null means default, but for `max_new_tokens`, where it means: fill the context."""
+
+    max_new_tokens: int | None = DEFAULT_MAX_NEW_TOKENS
+    min_new_tokens: int | None = None
+    sampling_seed: int | None = None
+
+    json_schema: Any = None
+    regex: Any = None
+    ebnf: Any = None
+    structural_tag: Any = None
+    stop_regex: Any = None
+    custom_params: Any = None
+    beam_width: Any = None
+    watermark: Any = None
+    stream_interval: Any = None
+
+
+class GenerateRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """`input_ids` wins over `text`. The last block of fields is accepted and has no effect."""
+
+    text: str | list[str] | None = None
+    input_ids: list[int | list[int]] | None = None
+    sampling_params: NativeSampling | list[NativeSampling] | None = None
+    rid: str | list[str] | None = None
+    stream: bool | None = None
+    priority: int | None = None
+    log_metrics: bool | None = None
+
+    image_data: Any = None
+    video_data: Any = None
+    audio_data: Any = None
+    input_embeds: Any = None
+    return_logprob: Any = None
+    top_logprobs_num: Any = None
+    token_ids_logprob: Any = None
+    return_hidden_states: Any = None
+    return_prompt_token_ids: Any = None
+    return_routed_experts: Any = None
+    return_sampling_mask: Any = None
+    return_entropy: Any = None
+    lora_path: Any = None
+    session_params: Any = None
+    session_id: Any = None
+    custom_logit_processor: Any = None
+    cache_salt: Any = None
+    extra_key: Any = None
+    max_thinking_tokens: Any = None
+    background: Any = None
+
+    model: Any = None
+    logprob_start_len: Any = None
+    return_text_in_logprobs: Any = None
+    modalities: Any = None
+    require_reasoning: Any = None
+    custom_labels: Any = None
+    no_logs: Any = None
+    bootstrap_host: Any = None
+    bootstrap_port: Any = None
+    bootstrap_room: Any = None
+    routed_dp_rank: Any = None
+    data_parallel_rank: Any = None
+
+
+class NativeGenerations(msgspec.Struct, frozen=True, kw_only=True):
+    """The sequences in the order of the reply, and whether that is a list."""
+
+    generations: list[Generation]
+    is_batch: bool
+
+
+def generations_of(request: GenerateRequest, caller: Caller) -> NativeGenerations:
+    """The sequences to generate, prompt by prompt. Raises `RequestError`."""
+    _refuse(request)
+    prompts, is_list = _prompts(request, caller.info)
+    samplings = _per_prompt(request.sampling_params or NativeSampling(), len(prompts), "sampling_params")
+    n = _num_choices(samplings)
+    check_num_sequences(n * len(prompts), "sampling_params.n")
+    generations: list[Generation] = []
+    for prompt, sampling in zip(prompts, samplings, strict=True):
+        template = _template(request, prompt, sampling, caller.info)
+        generations += choices_of(template, n, sampling.sampling_seed, caller.draw_seed)
+    labels = _labels(request.rid, n, len(generations), caller.label)
+    labelled = [msgspec.structs.replace(one, label=label) for one, label in zip(generations, labels, strict=True)]
+    return NativeGenerations(generations=labelled, is_batch=is_list or n > 1)
+
+
+def _refuse(request: GenerateRequest) -> None:
+    """Fields that may hold a list with one value per prompt are as good as their first item that asks for something."""
+    flat = msgspec.structs.replace(request)
+    for name, value in msgspec.structs.asdict(request).items():
+        if name in NOT_YET and isinstance(value, list):
+            setattr(flat, name, next((item for item in value if item), None))
+    refuse(flat, NOT_YET)
+
+
+def _prompts(request: GenerateRequest, info: ServerInfo) -> tuple[list[Prompt], bool]:
+    if request.input_ids is not None:
+        prompts = parse_prompts(list(request.input_ids), "input_ids", info)
+        return prompts, isinstance(request.input_ids[0], list)
+    if request.text is not None:
+        raw = request.text if isinstance(request.text, str) else list[str | int | list[int]](request.text)
+        return parse_prompts(raw, "text", info), isinstance(request.text, list)
+    raise InvalidRequest("a prompt is needed in text or input_ids", param="text")
+
+
+def _per_prompt(value: _T | list[_T], num_prompts: int, param: str) -> list[_T]:
+    """A single value counts for every prompt."""
+    if not isinstance(value, list):
+        return [value] * num_prompts
+    if len(value) != num_prompts:
+        raise InvalidRequest(f"{param} has {len(value)} items for {num_prompts} prompts", param=param)
+    return value
+
+
+def _num_choices(samplings: list[NativeSampling]) -> int:
+    numbers = {check_num_choices(sampling.n, "sampling_params.n") for sampling in samplings}
+    if len(numbers) != 1:
+        raise InvalidRequest("n must be the same for all prompts of a batch", param="sampling_params.n")
+    return numbers.pop()
+
+
+def _labels(rid: str | list[str] | None, n: int, num_sequences: int, label: str) -> list[str]:
+    """The client's ids if there is one for each prompt, repeated for its choices; else ours with a number."""
+    if isinstance(rid, list):
+        return [name for name in _per_prompt(rid, num_sequences // n, "rid") for _ in range(n)]
+    if rid is not None:
+        return [rid] * num_sequences
+    return [label] if num_sequences == 1 else [f"{label}-{index}" for index in range(num_sequences)]
+
+
+def _template(request: GenerateRequest, prompt: Prompt, sampling: NativeSampling, info: ServerInfo) -> Generation:
+    refuse(sampling, SAMPLING_NOT_YET, "sampling_params.")
+    params = sampling_params_of(
+        sampling,
+        max_new_tokens=sampling.max_new_tokens,
+        min_new_tokens=sampling.min_new_tokens,
+        seed=sampling.sampling_seed,
+    )
+    text = text_options_of(sampling)
+    check_options(params, text, info, names={"seed": "sampling_seed"}, prefix="sampling_params.")
+    return Generation(
+        prompt=prompt,
+        params=params,
+        text=text,
+        priority=request.priority or 0,
+        is_counted=request.log_metrics is not False,
+    )
