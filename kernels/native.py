@@ -15,11 +15,6 @@ import torch
 from kernels import build
 
 FLOATS = frozenset((torch.bfloat16, torch.float32))
-TYPES: dict[str, type[ctypes.c_void_p | ctypes.c_int64 | ctypes.c_float]] = {
-    "p": ctypes.c_void_p,
-    "i": ctypes.c_int64,
-    "f": ctypes.c_float,
-}
 
 logger = logging.getLogger(__name__)
 
@@ -35,15 +30,16 @@ def library() -> ctypes.CDLL | None:
 
 
 @functools.cache
-def function(name: str, signature: str) -> Callable[..., None] | None:
+def function(name: str) -> Callable[[bytes], None] | None:
     """The C function `callboard_<name>`, or None where there is no compiled library.
 
-    signature: one letter for each parameter: p a pointer, i an int64, f a float.
+    It takes one struct of 8-byte fields (pointers, int64 and double), packed by `struct`: half the cost of as many ctypes
+    arguments, and a call is a value that can be kept and made again.
     """
     compiled = library()
     if compiled is None:
         return None
     found = compiled[f"callboard_{name}"]
-    found.argtypes = [TYPES[letter] for letter in signature]
+    found.argtypes = [ctypes.c_char_p]
     found.restype = None
     return found

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import struct
+
 import torch
 from torch import Tensor
 
 from kernels import native
 from kernels.gated_activation import reference
 
+SLOTS = struct.Struct("7q")  # struct gated_activation
 SILU, GELU_TANH, GELU_ERF = range(3)  # as in gated_activation.c
 GELUS = {"tanh": GELU_TANH, "none": GELU_ERF}
 
@@ -32,12 +35,12 @@ def gelu_and_mul(gate_up: Tensor, approximate: str = "tanh") -> Tensor:
 
 
 def _in_c(gate_up: Tensor, activation: int) -> Tensor | None:
-    run = native.function("gated_activation", "ppiiiii")
+    run = native.function("gated_activation")
     if run is None or not gate_up.is_cpu or gate_up.dtype not in native.FLOATS:
         return None
     bf16 = gate_up.dtype is torch.bfloat16
     num_tokens, width = gate_up.shape
-    out = torch.empty((num_tokens, width // 2), dtype=gate_up.dtype)
+    out = gate_up.new_empty((num_tokens, width // 2))
     row_bytes = gate_up.stride(0) * (2 if bf16 else 4)
-    run(out.data_ptr(), gate_up.data_ptr(), num_tokens, width // 2, row_bytes, activation, bf16)
+    run(SLOTS.pack(out.data_ptr(), gate_up.data_ptr(), num_tokens, width // 2, row_bytes, activation, bf16))
     return out

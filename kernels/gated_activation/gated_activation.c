@@ -5,11 +5,11 @@
 
 enum activation { SILU, GELU_TANH, GELU_ERF };
 
-struct rows {
+/* As SLOTS in __init__.py lays it out. stride in bytes. */
+struct gated_activation {
     char *out;
     const char *gate_up;
-    int64_t intermediate, stride; /* stride in bytes */
-    int activation, bf16;
+    int64_t num_rows, intermediate, stride, activation, bf16;
 };
 
 /* erf(x) to 1.5e-7, Abramowitz and Stegun 7.1.26. */
@@ -43,14 +43,14 @@ INLINE void gate_row(void *out, const void *gate_up, int64_t intermediate, int a
     }
 }
 
-INLINE void gate_rows(const struct rows *rows, int64_t begin, int64_t end, int activation, int bf16) {
+INLINE void gate_rows(const struct gated_activation *rows, int64_t begin, int64_t end, int activation, int bf16) {
     int64_t out_stride = rows->intermediate * (bf16 ? 2 : 4);
     for (int64_t r = begin; r < end; r++)
         gate_row(rows->out + r * out_stride, rows->gate_up + r * rows->stride, rows->intermediate, activation, bf16);
 }
 
 static void run(const void *context, int64_t begin, int64_t end) {
-    const struct rows *rows = context;
+    const struct gated_activation *rows = context;
     switch (rows->activation * 2 + rows->bf16) {
     case SILU * 2: gate_rows(rows, begin, end, SILU, 0); break;
     case SILU * 2 + 1: gate_rows(rows, begin, end, SILU, 1); break;
@@ -61,9 +61,6 @@ static void run(const void *context, int64_t begin, int64_t end) {
     }
 }
 
-/* Stride in bytes. activation: an enum activation. */
-EXPORT void callboard_gated_activation(void *out, const void *gate_up, int64_t num_rows, int64_t intermediate, int64_t stride,
-                                       int64_t activation, int64_t bf16) {
-    struct rows rows = {out, gate_up, intermediate, stride, (int)activation, (int)bf16};
-    parallel(run, &rows, num_rows, ELEMENTS_PER_TASK / most(intermediate, 1));
+EXPORT void callboard_gated_activation(const struct gated_activation *rows) {
+    parallel(run, rows, rows->num_rows, ELEMENTS_PER_TASK / most(rows->intermediate, 1));
 }

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import struct
+
 import torch
 from torch import Tensor
 
 from kernels import native
 from kernels.rms_norm import reference
 
-SIGNATURE = "ppppiiiifii"
+SLOTS = struct.Struct("8qd2q")  # struct rms_norm
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -17,15 +19,15 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     x: [tokens, hidden] bfloat16 or float32, last dimension contiguous. weight: [hidden] bfloat16 or float32, contiguous.
     Returns a new [tokens, hidden] of x's dtype. A token's result does not depend on the other tokens.
     """
-    run = native.function("rms_norm", SIGNATURE)
+    run = native.function("rms_norm")
     if run is None or not x.is_cpu or x.dtype not in native.FLOATS or weight.dtype not in native.FLOATS:
         return reference.rms_norm(x, weight, eps)
     num_tokens, hidden = x.shape
     bf16 = x.dtype is torch.bfloat16
-    out = torch.empty((num_tokens, hidden), dtype=x.dtype)
+    out = torch.empty_like(x)
     x_bytes = x.stride(0) * (2 if bf16 else 4)
     weight_bf16 = weight.dtype is torch.bfloat16
-    run(out.data_ptr(), x.data_ptr(), 0, weight.data_ptr(), num_tokens, hidden, x_bytes, 0, eps, bf16, weight_bf16)
+    run(SLOTS.pack(out.data_ptr(), x.data_ptr(), 0, weight.data_ptr(), num_tokens, hidden, x_bytes, 0, eps, bf16, weight_bf16))
     return out
 
 
@@ -34,7 +36,7 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Ten
 
     x, residual: [tokens, hidden], one dtype. The sum is rounded to that dtype before it is normalised.
     """
-    run = native.function("rms_norm", SIGNATURE)
+    run = native.function("rms_norm")
     dtype = x.dtype
     if (
         run is None
@@ -47,18 +49,20 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Ten
     num_tokens, hidden = x.shape
     bf16 = dtype is torch.bfloat16
     item_bytes = 2 if bf16 else 4
-    out = torch.empty((num_tokens, hidden), dtype=dtype)
+    out = torch.empty_like(x)
     run(
-        out.data_ptr(),
-        x.data_ptr(),
-        residual.data_ptr(),
-        weight.data_ptr(),
-        num_tokens,
-        hidden,
-        x.stride(0) * item_bytes,
-        residual.stride(0) * item_bytes,
-        eps,
-        bf16,
-        weight.dtype is torch.bfloat16,
+        SLOTS.pack(
+            out.data_ptr(),
+            x.data_ptr(),
+            residual.data_ptr(),
+            weight.data_ptr(),
+            num_tokens,
+            hidden,
+            x.stride(0) * item_bytes,
+            residual.stride(0) * item_bytes,
+            eps,
+            bf16,
+            weight.dtype is torch.bfloat16,
+        )
     )
     return out

@@ -3,14 +3,15 @@
 
 #define ELEMENTS_PER_TASK 16384 /* about 5 us of work, the price of waking a thread */
 
-struct rows {
+/* As SLOTS in __init__.py lays it out. Strides in bytes. */
+struct rms_norm {
     char *out;
     const char *x;
     char *residual; /* NULL: nothing to add */
     const void *weight;
-    int64_t hidden, x_stride, residual_stride; /* strides in bytes */
-    float eps;
-    int bf16, weight_bf16;
+    int64_t num_rows, hidden, x_stride, residual_stride;
+    double eps;
+    int64_t bf16, weight_bf16;
 };
 
 /* Adds x to the residual, if there is one, and gives back the (rounded) row to normalise. */
@@ -40,9 +41,9 @@ INLINE float mean_square(const void *x, void *residual, int64_t hidden, int bf16
     return sum_of_lanes((sums[0] + sums[1]) + (sums[2] + sums[3])) / (float)hidden;
 }
 
-INLINE void normalise(void *out, const void *x, void *residual, const struct rows *rows, int bf16, int weight_bf16) {
+INLINE void normalise(void *out, const void *x, void *residual, const struct rms_norm *rows, int bf16, int weight_bf16) {
     int64_t hidden = rows->hidden, i = 0;
-    f32x16 scale = broadcast(1.0f / sqrtf(mean_square(x, residual, hidden, bf16) + rows->eps));
+    f32x16 scale = broadcast(1.0f / sqrtf(mean_square(x, residual, hidden, bf16) + (float)rows->eps));
     const void *row = residual ? residual : x;
     for (; i + LANES <= hidden; i += LANES)
         store(out, i, load(row, i, bf16) * scale * load(rows->weight, i, weight_bf16), bf16);
@@ -54,7 +55,7 @@ INLINE void normalise(void *out, const void *x, void *residual, const struct row
 }
 
 static void run(const void *context, int64_t begin, int64_t end) {
-    const struct rows *rows = context;
+    const struct rms_norm *rows = context;
     int64_t out_stride = rows->hidden * (rows->bf16 ? 2 : 4);
     for (int64_t r = begin; r < end; r++) {
         void *out = rows->out + r * out_stride, *residual = rows->residual ? rows->residual + r * rows->residual_stride : 0;
@@ -70,9 +71,6 @@ static void run(const void *context, int64_t begin, int64_t end) {
     }
 }
 
-/* Strides in bytes. residual may be NULL. */
-EXPORT void callboard_rms_norm(void *out, const void *x, void *residual, const void *weight, int64_t num_rows, int64_t hidden,
-                               int64_t x_stride, int64_t residual_stride, float eps, int64_t bf16, int64_t weight_bf16) {
-    struct rows rows = {out, x, residual, weight, hidden, x_stride, residual_stride, eps, (int)bf16, (int)weight_bf16};
-    parallel(run, &rows, num_rows, ELEMENTS_PER_TASK / most(hidden, 1));
+EXPORT void callboard_rms_norm(const struct rms_norm *rows) {
+    parallel(run, rows, rows->num_rows, ELEMENTS_PER_TASK / most(rows->hidden, 1));
 }

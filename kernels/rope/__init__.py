@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import struct
+
 import torch
 from torch import Tensor
 
 from kernels import native
 from kernels.rope import reference
+
+SLOTS = struct.Struct("22q")  # struct rope
 
 
 def rope_and_write(
@@ -31,7 +35,7 @@ def rope_and_write(
     key_pages, value_pages: [pages, kv_heads, page_size, head_dim], contiguous.
     interleaved: pairs are (2i, 2i + 1) as in GPT-J; otherwise (i, i + rotary_dim / 2) as in GPT-NeoX and Llama.
     """
-    run = native.function("rope_and_write", "pppppppp" + "i" * 14)
+    run = native.function("rope_and_write")
     dtype = q.dtype
     if run is None or not q.is_cpu or dtype not in native.FLOATS or key_pages.dtype != dtype or value_pages.dtype != dtype:
         reference.rope_and_write(q, k, v, cos_sin, positions, key_pages, value_pages, write_slots, interleaved=interleaved)
@@ -43,26 +47,28 @@ def rope_and_write(
     k_token, k_head, _ = k.stride()
     v_token, v_head, _ = v.stride()
     run(
-        q.data_ptr(),
-        k.data_ptr(),
-        v.data_ptr(),
-        cos_sin.data_ptr(),
-        positions.data_ptr(),
-        key_pages.data_ptr(),
-        value_pages.data_ptr(),
-        write_slots.data_ptr(),
-        num_tokens,
-        num_heads,
-        k.shape[1],
-        head_dim,
-        cos_sin.shape[1],
-        key_pages.shape[2],
-        q_token * item_bytes,
-        q_head * item_bytes,
-        k_token * item_bytes,
-        k_head * item_bytes,
-        v_token * item_bytes,
-        v_head * item_bytes,
-        interleaved,
-        bf16,
+        SLOTS.pack(
+            q.data_ptr(),
+            k.data_ptr(),
+            v.data_ptr(),
+            cos_sin.data_ptr(),
+            positions.data_ptr(),
+            write_slots.data_ptr(),
+            key_pages.data_ptr(),
+            value_pages.data_ptr(),
+            num_tokens,
+            num_heads,
+            k.shape[1],
+            head_dim,
+            cos_sin.shape[1],
+            key_pages.shape[2],
+            q_token * item_bytes,
+            q_head * item_bytes,
+            k_token * item_bytes,
+            k_head * item_bytes,
+            v_token * item_bytes,
+            v_head * item_bytes,
+            interleaved,
+            bf16,
+        )
     )

@@ -3,15 +3,16 @@
 
 #define ELEMENTS_PER_TASK 16384
 
+/* As SLOTS in __init__.py lays it out. Strides in bytes, per token and per head. */
 struct rope {
     char *q;
     const char *k, *v;
     const float *cos_sin; /* [max_positions, rotary_dim] */
     const int32_t *positions, *write_slots;
     char *key_pages, *value_pages; /* [pages, kv_heads, page_size, head_dim] */
-    int64_t num_heads, num_kv_heads, head_dim, rotary_dim, page_size;
-    int64_t q_strides[2], k_strides[2], v_strides[2]; /* bytes per token, per head */
-    int interleaved, bf16;
+    int64_t num_tokens, num_heads, num_kv_heads, head_dim, rotary_dim, page_size;
+    int64_t q_strides[2], k_strides[2], v_strides[2];
+    int64_t interleaved, bf16;
 };
 
 INLINE float load_one(const void *row, int64_t i, int bf16) {
@@ -84,14 +85,6 @@ static void run(const void *context, int64_t begin, int64_t end) {
         place_tokens(rope, begin, end, 0);
 }
 
-/* Strides in bytes, per token and per head. */
-EXPORT void callboard_rope_and_write(void *q, const void *k, const void *v, const float *cos_sin, const int32_t *positions,
-                                     void *key_pages, void *value_pages, const int32_t *write_slots, int64_t num_tokens,
-                                     int64_t num_heads, int64_t num_kv_heads, int64_t head_dim, int64_t rotary_dim,
-                                     int64_t page_size, int64_t q_token, int64_t q_head, int64_t k_token, int64_t k_head,
-                                     int64_t v_token, int64_t v_head, int64_t interleaved, int64_t bf16) {
-    struct rope rope = {q, k, v, cos_sin, positions, write_slots, key_pages, value_pages, num_heads, num_kv_heads,
-                        head_dim, rotary_dim, page_size, {q_token, q_head}, {k_token, k_head}, {v_token, v_head},
-                        (int)interleaved, (int)bf16};
-    parallel(run, &rope, num_tokens, ELEMENTS_PER_TASK / ((num_heads + 2 * num_kv_heads) * head_dim));
+EXPORT void callboard_rope_and_write(const struct rope *rope) {
+    parallel(run, rope, rope->num_tokens, ELEMENTS_PER_TASK / ((rope->num_heads + 2 * rope->num_kv_heads) * rope->head_dim));
 }
