@@ -1,0 +1,235 @@
+"""A fake executor: it computes nothing, but it has the memory of a real one, so that a wrong page changes what it says.
+
+Each page holds the token ids written to it, as a real one holds keys and values. The next token is a hash of what
+"attention" reads through the page table, so a page that was reissued too early, shared by mistake or wrongly matched to a
+prefix gives another token than `next_token(prefix)`. What no scheduler may do at all raises `BrokenPlan` when the step runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from runtime.executor.port import ExecutorLimits, PostResult
+from runtime.messages import INVALID_TOKEN, SlotOpen, StepDone, StepFailed, StepPlan, StepRow
+
+Schedule = Callable[[Callable[[], object]], object]
+
+
+class BrokenPlan(AssertionError):
+    """A plan asks for what no executor can do."""
+
+
+def next_token(prefix: Sequence[int], vocab_size: int, masked: Iterable[int] = ()) -> int:
+    """What the fake says after `prefix`: a hash of all of it, moved past masked ids."""
+    digest = hashlib.blake2b(array("q", prefix).tobytes(), digest_size=8).digest()
+    token_id = int.from_bytes(digest, "little") % vocab_size
+    while token_id in masked:
+        token_id = (token_id + 1) % vocab_size
+    return token_id
+
+
+def expected_output(prompt: Sequence[int], num_tokens: int, vocab_size: int) -> list[int]:
+    """The `num_tokens` tokens that the fake generates after `prompt`."""
+    token_ids = list(prompt)
+    for _ in range(num_tokens):
+        token_ids.append(next_token(token_ids, vocab_size))
+    return token_ids[len(prompt) :]
+
+
+@dataclass
+class Slot:
+    """An open slot: what it was opened with, and what happened since."""
+
+    opened: SlotOpen
+    token_ids: list[int]
+    pages: list[int]
+    is_lost: bool = False
+
+
+class _Pending(NamedTuple):
+    plan: StepPlan
+    failure: StepFailed | None
+
+
+@dataclass
+class FakeExecutor:
+    """Implements `runtime.executor.port.Executor` on the caller's thread.
+
+    A submitted plan runs when `step` is called. With `schedule`, each `submit` passes `step` to it once, for instance
+    `lambda run: loop.call_later(0.02, run)`. Plans run in the order of submission whatever the order of the calls.
+    """
+
+    limits: ExecutorLimits
+    schedule: Schedule | None = None
+    plans: list[StepPlan] = field(default_factory=list)
+    """Every plan ever submitted."""
+    invalid_slots: set[int] = field(default_factory=set)
+    """Slots whose logits are not finite."""
+
+    def __post_init__(self) -> None:
+        self.slots: dict[int, Slot] = {}
+        self.kv: dict[tuple[int, int], int] = {}
+        """(page, offset) → token id."""
+        self._pending: deque[_Pending | None] = deque()
+        self._failures: deque[tuple[str, bool]] = deque()
+        self._post: PostResult | None = None
+        self.is_stopped = False
+
+    def start(self, post: PostResult) -> None:
+        self._forget_pending()
+        self._post = post
+        self.is_stopped = False
+
+    def submit(self, plan: StepPlan) -> None:
+        if self._post is None:
+            raise BrokenPlan("a plan before start or after stop")
+        self.plans.append(plan)
+        self._pending.append(_Pending(plan, self._next_failure(plan)))
+        if self.schedule is not None:
+            self.schedule(self.step)
+
+    def reset(self) -> None:
+        """Forget all slots; plans in flight are never answered. The memory keeps its contents, as a real one does."""
+        self._forget_pending()
+        self.slots.clear()
+
+    def stop(self) -> None:
+        self._forget_pending()
+        self._post = None
+        self.is_stopped = True
+
+    @property
+    def num_pending(self) -> int:
+        """Plans that wait for `step`."""
+        return sum(pending is not None for pending in self._pending)
+
+    def fail_next(self, reason: str = "injected", *, is_fatal: bool = False) -> None:
+        """The next plan to be submitted fails in the middle of its forward pass."""
+        self._failures.append((reason, is_fatal))
+
+    def step(self) -> StepDone | StepFailed | None:
+        """Run the oldest plan and post its result, which is also returned. None if there was nothing to run."""
+        pending = self._pending.popleft() if self._pending else None
+        if pending is None:
+            return None
+        result = pending.failure or StepDone(step_id=pending.plan.step_id, token_ids=self._run(pending.plan))
+        if pending.failure is not None:
+            self._lose(pending.plan)
+        if self._post is not None:
+            self._post(result)
+        return result
+
+    def _next_failure(self, plan: StepPlan) -> StepFailed | None:
+        if not self._failures:
+            return None
+        reason, is_fatal = self._failures.popleft()
+        return StepFailed(step_id=plan.step_id, reason=reason, is_fatal=is_fatal)
+
+    def _forget_pending(self) -> None:
+        # Each one leaves a gap, because the calls of `step` that were scheduled for them still come.
+        self._pending = deque([None] * len(self._pending) if self.schedule is not None else ())
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # One step
+
+    def _run(self, plan: StepPlan) -> tuple[int, ...]:
+        self._apply(plan)
+        live = [row for row in plan.rows if not self.slots[row.slot].is_lost]
+        self._check_writes(live)
+        for row in live:
+            self._write(row)
+        return tuple(self._sample(row) for row in plan.rows if row.sample)
+
+    def _apply(self, plan: StepPlan) -> None:
+        for slot in plan.closes:
+            self.slots.pop(slot, None)
+        for opened in plan.opens:
+            self._open(opened)
+        for row in plan.rows:
+            if row.slot not in self.slots:
+                raise BrokenPlan(f"step {plan.step_id} has a row for slot {row.slot}, which is not open")
+            self.slots[row.slot].pages.extend(self._checked_pages(row.new_pages))
+
+    def _open(self, opened: SlotOpen) -> None:
+        if not 0 <= opened.slot < self.limits.num_slots:
+            raise BrokenPlan(f"slot {opened.slot} of {self.limits.num_slots} does not exist")
+        if opened.slot in self.slots:
+            raise BrokenPlan(f"slot {opened.slot} is opened twice")
+        if not all(0 <= token_id < self.limits.vocab_size for token_id in opened.token_ids):
+            raise BrokenPlan(f"slot {opened.slot} has a token id outside the vocabulary")
+        if not 1 <= opened.num_prompt_tokens <= len(opened.token_ids) <= self.limits.context_length:
+            raise BrokenPlan(f"slot {opened.slot} opens with {len(opened.token_ids)} tokens")
+        pages = list(self._checked_pages(opened.pages))
+        self.slots[opened.slot] = Slot(opened, list(opened.token_ids), pages)
+
+    def _checked_pages(self, pages: tuple[int, ...]) -> tuple[int, ...]:
+        for page in pages:
+            if not 0 <= page < self.limits.num_pages:
+                raise BrokenPlan(f"page {page} of {self.limits.num_pages} does not exist")
+        return pages
+
+    def _check_writes(self, rows: Sequence[StepRow]) -> None:
+        """Every row is a contiguous run of known tokens in pages of its own, and no page is written by two rows."""
+        writers: dict[int, int] = {}
+        for row in rows:
+            slot, end = self.slots[row.slot], row.start + row.num_tokens
+            if row.num_tokens < 1 or not 0 <= row.start < end <= len(slot.token_ids):
+                raise BrokenPlan(
+                    f"slot {row.slot} has {len(slot.token_ids)} tokens; positions {row.start} to {end} were planned"
+                )
+            if row.sample and end != len(slot.token_ids):
+                raise BrokenPlan(f"slot {row.slot} is sampled at position {end} of {len(slot.token_ids)}")
+            if end > len(slot.pages) * self.limits.page_size:
+                raise BrokenPlan(f"slot {row.slot} has {len(slot.pages)} pages, too few for {end} tokens")
+            if len(set(slot.pages)) != len(slot.pages):
+                raise BrokenPlan(f"slot {row.slot} has a page twice: {slot.pages}")
+            for page in self._written_pages(row):
+                if writers.setdefault(page, row.slot) != row.slot:
+                    raise BrokenPlan(f"slots {writers[page]} and {row.slot} write to page {page} in one step")
+        if len({row.slot for row in rows}) != len(rows):
+            raise BrokenPlan("a slot has two rows in one step")
+
+    def _written_pages(self, row: StepRow) -> list[int]:
+        first = row.start // self.limits.page_size
+        last = (row.start + row.num_tokens - 1) // self.limits.page_size
+        return self.slots[row.slot].pages[first : last + 1]
+
+    def _write(self, row: StepRow) -> None:
+        slot = self.slots[row.slot]
+        for position in range(row.start, row.start + row.num_tokens):
+            self.kv[self._place(slot, position)] = slot.token_ids[position]
+
+    def _place(self, slot: Slot, position: int) -> tuple[int, int]:
+        page, offset = divmod(position, self.limits.page_size)
+        return slot.pages[page], offset
+
+    def _sample(self, row: StepRow) -> int:
+        slot = self.slots[row.slot]
+        if slot.is_lost:
+            return INVALID_TOKEN
+        token_id = next_token(self._attend(slot, row), self.limits.vocab_size, self._masked(slot))
+        slot.token_ids.append(token_id)
+        return INVALID_TOKEN if row.slot in self.invalid_slots else token_id
+
+    def _attend(self, slot: Slot, row: StepRow) -> list[int]:
+        """What the page table leads to at every position up to the row's end."""
+        places = [self._place(slot, position) for position in range(row.start + row.num_tokens)]
+        for place in places:
+            if place not in self.kv:
+                raise BrokenPlan(f"slot {row.slot} reads page {place[0]} at offset {place[1]}, which was never written")
+        return [self.kv[place] for place in places]
+
+    def _masked(self, slot: Slot) -> tuple[int, ...]:
+        num_generated = len(slot.token_ids) - slot.opened.num_prompt_tokens
+        return slot.opened.masked_token_ids if num_generated < slot.opened.params.min_new_tokens else ()
+
+    def _lose(self, plan: StepPlan) -> None:
+        """The plan failed after its slots and pages were changed: its sequences have gaps from now on."""
+        self._apply(plan)
+        for row in plan.rows:
+            self.slots[row.slot].is_lost = True
