@@ -1,0 +1,104 @@
+"""The Scheduler actor: a thin shell that feeds messages to `Scheduling` and sends what comes out.
+
+Receives requests from the Tokenizer, aborts, answers of the Cache and the Grammar, and the executor's results, which are
+posted to its mailbox. Sends to the Cache, the executor, the Detokenizer, Http and Metrics. Steps are planned once per batch of
+messages. A fatal step raises `EngineError`, so that the supervisor restarts the engine group.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import cast
+
+from runtime.actors.actor import Actor, Ref, receives
+from runtime.clock import Clock
+from runtime.executor.port import Executor
+from runtime.messages import (
+    Abort,
+    Admit,
+    GrammarFailed,
+    GrammarReady,
+    PagesDenied,
+    PagesGranted,
+    PrefixMatched,
+    Probe,
+    SchedulerState,
+    StepDone,
+    StepFailed,
+    StepPlan,
+    StepSettled,
+)
+from runtime.scheduling.state import Scheduling
+
+log = logging.getLogger(__name__)
+
+
+class Scheduler(Actor):
+    def __init__(
+        self,
+        state: Scheduling,
+        *,
+        cache: Ref,
+        executor: Executor,
+        detokenizer: Ref,
+        http: Ref,
+        metrics: Ref,
+        clock: Clock,
+    ) -> None:
+        self._state = state
+        self._executor = executor
+        self._refs = {"cache": cache, "detokenizer": detokenizer, "http": http, "metrics": metrics}
+        self._clock = clock
+
+    async def after_batch(self) -> None:
+        self._state.advance(self._clock.monotonic())
+        for destination, message in self._state.take_effects():
+            if destination == "executor":
+                self._executor.submit(cast(StepPlan, message))
+            else:
+                self._refs[destination].tell(message)
+
+    @receives(Admit)
+    async def admit(self, message: Admit) -> None:
+        self._state.admit(message, self._clock.monotonic())
+
+    @receives(Abort)
+    async def abort(self, message: Abort) -> None:
+        self._state.abort(message)
+
+    @receives(GrammarReady)
+    async def grammar_ready(self, message: GrammarReady) -> None:
+        self._state.grammar_ready(message)
+
+    @receives(GrammarFailed)
+    async def grammar_failed(self, message: GrammarFailed) -> None:
+        self._state.grammar_failed(message)
+
+    @receives(PagesGranted)
+    async def pages_granted(self, message: PagesGranted) -> None:
+        self._state.granted(message)
+
+    @receives(PagesDenied)
+    async def pages_denied(self, message: PagesDenied) -> None:
+        self._state.denied(message)
+
+    @receives(StepSettled)
+    async def step_settled(self, message: StepSettled) -> None:
+        self._state.settled(message)
+
+    @receives(PrefixMatched)
+    async def prefix_matched(self, message: PrefixMatched) -> None:
+        self._state.matched(message)
+
+    @receives(StepDone)
+    async def step_done(self, message: StepDone) -> None:
+        self._state.step_done(message)
+
+    @receives(StepFailed)
+    async def step_failed(self, message: StepFailed) -> None:
+        log.error("step %d failed: %s", message.step_id, message.reason)
+        self._state.step_failed(message)
+
+    @receives(Probe)
+    async def probe(self, message: Probe) -> SchedulerState:
+        return self._state.report()
