@@ -30,16 +30,16 @@ def library() -> ctypes.CDLL | None:
 
 
 @functools.cache
-def function(name: str) -> Callable[[bytes], None] | None:
+def function(name: str) -> Callable[[bytes], int] | None:
     """The C function `callboard_<name>`, or None where there is no compiled library.
 
     It takes one struct of 8-byte fields (pointers, int64 and double), packed by `struct`: half the cost of as many ctypes
-    arguments, and a call is a value that can be kept and made again.
+    arguments, and a call is a value that can be kept and made again. It returns 0, or 1 when it had no memory to work in.
     """
     compiled = library()
     if compiled is None:
         return None
     found = compiled[f"callboard_{name}"]
     found.argtypes = [ctypes.c_char_p]
-    found.restype = None
+    found.restype = ctypes.c_int64
     return found

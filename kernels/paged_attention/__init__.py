@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import struct
+
+import torch
 from torch import Tensor
 
+from kernels import native
 from kernels.paged_attention import reference
+
+SLOTS = struct.Struct("19q2d")  # struct attention
+MAX_HEAD_DIM = 256
 
 
 def paged_attention(
@@ -32,16 +39,58 @@ def paged_attention(
     distance to the key, subtracted. window w > 0: a token sees itself and the w - 1 tokens before it.
     sinks: [heads] float32, one logit per head that joins the softmax's denominator.
     """
-    return reference.paged_attention(
-        q,
-        key_pages,
-        value_pages,
-        query_starts,
-        kv_lengths,
-        page_tables,
-        scale,
-        window=window,
-        softcap=softcap,
-        sinks=sinks,
-        alibi_slopes=alibi_slopes,
+    run = native.function("paged_attention")
+    if run is None or not _fits(q, key_pages, value_pages):
+        return reference.paged_attention(
+            q,
+            key_pages,
+            value_pages,
+            query_starts,
+            kv_lengths,
+            page_tables,
+            scale,
+            window=window,
+            softcap=softcap,
+            sinks=sinks,
+            alibi_slopes=alibi_slopes,
+        )
+    num_tokens, num_heads, head_dim = q.shape
+    _, num_kv_heads, page_size, _ = key_pages.shape
+    bf16 = q.dtype is torch.bfloat16
+    item_bytes = 2 if bf16 else 4
+    q_token, q_head, _ = q.stride()
+    out = q.new_empty((num_tokens, num_heads, head_dim))
+    failed = run(
+        SLOTS.pack(
+            out.data_ptr(),
+            q.data_ptr(),
+            key_pages.data_ptr(),
+            value_pages.data_ptr(),
+            query_starts.data_ptr(),
+            kv_lengths.data_ptr(),
+            page_tables.data_ptr(),
+            0 if sinks is None else sinks.data_ptr(),
+            0 if alibi_slopes is None else alibi_slopes.data_ptr(),
+            kv_lengths.shape[0],
+            num_heads,
+            num_kv_heads,
+            head_dim,
+            page_size,
+            page_tables.stride(0),
+            q_token * item_bytes,
+            q_head * item_bytes,
+            window,
+            bf16,
+            scale,
+            softcap,
+        )
     )
+    if failed:
+        raise MemoryError("no memory for the plan of a paged attention")
+    return out
+
+
+def _fits(q: Tensor, key_pages: Tensor, value_pages: Tensor) -> bool:
+    dtype = q.dtype
+    same = key_pages.dtype == dtype and value_pages.dtype == dtype
+    return q.is_cpu and same and dtype in native.FLOATS and q.shape[2] <= MAX_HEAD_DIM

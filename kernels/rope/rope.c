@@ -85,6 +85,7 @@ static void run(const void *context, int64_t begin, int64_t end) {
         place_tokens(rope, begin, end, 0);
 }
 
-EXPORT void callboard_rope_and_write(const struct rope *rope) {
+EXPORT int64_t callboard_rope_and_write(const struct rope *rope) {
     parallel(run, rope, rope->num_tokens, ELEMENTS_PER_TASK / ((rope->num_heads + 2 * rope->num_kv_heads) * rope->head_dim));
+    return 0;
 }

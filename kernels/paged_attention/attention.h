@@ -1,0 +1,69 @@
+/* What the two arithmetic paths of paged attention share: the arguments, the block of queries and its scratch memory.
+ *
+ * A row's queries times the query heads of one key head are a flat list of vectors. A block is up to BLOCK of them, all against
+ * one key head, so that every loaded key and value serves them all. Keys go by in chunks of CHUNK at fixed positions; a
+ * chunk starts from nothing and is then folded into what came before it, in order. A vector's arithmetic is therefore the
+ * same whatever block, row, batch, prompt chunking or thread it falls in.
+ */
+#ifndef CALLBOARD_ATTENTION_H
+#define CALLBOARD_ATTENTION_H
+
+#include "../parallel.h"
+
+#define BLOCK 32
+#define CHUNK 256
+#define MAX_HEAD_DIM 256
+#define GROUP 4 /* vectors whose sums stay in registers together */
+
+/* As SLOTS in __init__.py lays it out. Strides in bytes, per token and per head. */
+struct attention {
+    char *out; /* [tokens, heads, head_dim] */
+    const char *q;
+    const char *key_pages, *value_pages; /* [pages, kv_heads, page_size, head_dim] */
+    const int32_t *query_starts, *kv_lengths, *page_tables;
+    const float *sinks, *alibi_slopes; /* NULL: none */
+    int64_t num_rows, num_heads, num_kv_heads, head_dim, page_size, table_stride, q_token_stride, q_head_stride;
+    int64_t window, bf16;
+    double scale, softcap;
+};
+
+/* Vectors `first` to `first + count` of one row against one key head. */
+struct block {
+    int64_t row, kv_head, first, count;
+    int64_t group;          /* query heads per key head */
+    int64_t first_position; /* of the row's first query */
+    int64_t first_token;    /* of the row in the batch */
+};
+
+/* What a range of keys adds up to: softmax weights relative to `peak` (-infinity: no key seen), their sum, weighted values. */
+struct partial {
+    float peak[BLOCK], sum[BLOCK];
+    float values[] __attribute__((aligned(64))); /* [vectors, width(head_dim)] */
+};
+
+struct scratch {
+    float scores[BLOCK][CHUNK] __attribute__((aligned(64)));
+    uint16_t weights[BLOCK][CHUNK] __attribute__((aligned(64)));         /* softmax weights in bfloat16 */
+    uint32_t key_tile[MAX_HEAD_DIM / 2][LANES] __attribute__((aligned(64))); /* 16 keys, one to a lane */
+    uint32_t queries[BLOCK][MAX_HEAD_DIM] __attribute__((aligned(64)));  /* pairs of bfloat16, or floats */
+    const char *keys[CHUNK], *values[CHUNK];                             /* rows of this chunk */
+};
+
+INLINE int64_t head_of(const struct block *block, int64_t vector) {
+    return block->kv_head * block->group + (block->first + vector) % block->group;
+}
+
+INLINE int64_t token_of(const struct block *block, int64_t vector) { return (block->first + vector) / block->group; }
+
+INLINE int64_t position_of(const struct block *block, int64_t vector) {
+    return block->first_position + token_of(block, vector);
+}
+
+INLINE const char *query_of(const struct attention *a, const struct block *block, int64_t vector) {
+    return a->q + (block->first_token + token_of(block, vector)) * a->q_token_stride + head_of(block, vector) * a->q_head_stride;
+}
+
+/* Floats per vector in a partial. */
+INLINE int64_t width_of(const struct attention *a) { return round_up(a->head_dim, 32); }
+
+#endif

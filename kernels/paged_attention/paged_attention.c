@@ -1,0 +1,299 @@
+/* Causal attention of decode and prefill rows over paged keys and values. See reference.py for the definition.
+ *
+ * The softmax runs online over chunks of keys: Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018;
+ * Dao et al., "FlashAttention", 2022. attention.h says why the result of a token does not depend on its surroundings.
+ */
+#include <stdlib.h>
+
+#include "attention.h"
+#include "float_path.h"
+#ifdef __AVX512BF16__
+#include "bfloat_path.h"
+#endif
+
+#define SMALL_WORK_KEYS 1024 /* about 8 us for one key head: less is not worth a second thread */
+
+enum path { FLOATS, BFLOATS_WIDENED, BFLOAT_PAIRS };
+
+/* One block's keys [first, last) seen by at least one of its queries. */
+struct range {
+    int64_t first, last;
+};
+
+INLINE struct range visible(const struct attention *a, const struct block *block) {
+    int64_t oldest = a->window > 0 ? most(0, position_of(block, 0) - a->window + 1) : 0;
+    return (struct range){oldest, position_of(block, block->count - 1) + 1};
+}
+
+INLINE int64_t first_chunk(const struct attention *a, const struct block *block) { return visible(a, block).first / CHUNK; }
+
+INLINE int64_t num_chunks(const struct attention *a, const struct block *block) {
+    struct range keys = visible(a, block);
+    return (keys.last + CHUNK - 1) / CHUNK - keys.first / CHUNK;
+}
+
+/* Points scratch at `num_keys` rows from position `start`; rows past `last` repeat the last one, to be masked. */
+INLINE void find_rows(const struct attention *a, const struct block *block, int64_t start, int64_t num_keys, int64_t last,
+                      struct scratch *scratch) {
+    const int32_t *table = a->page_tables + block->row * a->table_stride;
+    int64_t row_bytes = a->head_dim * (a->bf16 ? 2 : 4), page = start / a->page_size, offset = start % a->page_size;
+    for (int64_t i = 0; i < num_keys; i++) {
+        int64_t place = ((table[page] * a->num_kv_heads + block->kv_head) * a->page_size + offset) * row_bytes;
+        scratch->keys[i] = a->key_pages + place;
+        scratch->values[i] = a->value_pages + place;
+        if (start + i + 1 < last && ++offset == a->page_size) page++, offset = 0;
+    }
+}
+
+/* Scales, caps, biases and masks one vector's scores from key `start` on; returns the largest. */
+INLINE float shape_scores(const struct attention *a, const struct block *block, int64_t vector, int64_t start,
+                          int64_t num_keys, struct scratch *scratch) {
+    const i32x16 lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    float slope = a->alibi_slopes ? a->alibi_slopes[head_of(block, vector)] : 0.0f;
+    float scale = (float)a->scale, softcap = (float)a->softcap;
+    int32_t nearest = (int32_t)(position_of(block, vector) - start), window = (int32_t)a->window;
+    f32x16 peak = broadcast(-INFINITY);
+    for (int64_t key = 0; key < num_keys; key += LANES) {
+        i32x16 distance = nearest - (int32_t)key - lanes;
+        f32x16 score = load(scratch->scores[vector], key, 0) * scale;
+        if (softcap > 0.0f) score = hyperbolic_tangent(score / softcap) * softcap;
+        if (slope != 0.0f) score = score - __builtin_convertvector(distance, f32x16) * slope;
+        i32x16 seen = distance >= 0;
+        if (window > 0) seen &= distance < window;
+        score = choose(seen, score, broadcast(-INFINITY));
+        store(scratch->scores[vector], key, score, 0);
+        peak = larger(peak, score);
+    }
+    return largest_lane(peak);
+}
+
+INLINE void load_queries(const struct attention *a, const struct block *block, struct scratch *scratch, enum path path) {
+#ifdef __AVX512BF16__
+    if (path == BFLOAT_PAIRS) return bfloat_load_queries(a, block, scratch);
+#endif
+    float_load_queries(a, block, scratch, path != FLOATS);
+}
+
+INLINE void score_keys(const struct attention *a, int64_t num_vectors, int64_t num_keys, struct scratch *scratch,
+                       enum path path) {
+#ifdef __AVX512BF16__
+    if (path == BFLOAT_PAIRS) return bfloat_score_keys(a, num_vectors, num_keys, scratch);
+#endif
+    float_score_keys(a, num_vectors, num_keys, scratch, path != FLOATS);
+}
+
+INLINE float weigh_keys(int64_t vector, int64_t num_keys, float peak, struct scratch *scratch, enum path path) {
+#ifdef __AVX512BF16__
+    if (path == BFLOAT_PAIRS) return bfloat_weigh_keys(vector, num_keys, peak, scratch);
+#endif
+    (void)path;
+    return float_weigh_keys(vector, num_keys, peak, scratch);
+}
+
+INLINE void sum_values(const struct attention *a, int64_t num_vectors, int64_t num_keys, struct scratch *scratch,
+                       struct partial *part, enum path path) {
+#ifdef __AVX512BF16__
+    if (path == BFLOAT_PAIRS) return bfloat_sum_values(a, num_vectors, num_keys, scratch, part);
+#endif
+    float_sum_values(a, num_vectors, num_keys, scratch, part, path != FLOATS);
+}
+
+INLINE void store_values(const struct attention *a, const float *values, float scale, char *out, enum path path) {
+#ifdef __AVX512BF16__
+    if (path == BFLOAT_PAIRS) return bfloat_store_values(a, values, scale, out);
+#endif
+    float_store_values(a, values, scale, out, path != FLOATS);
+}
+
+/* One chunk by itself. A fully masked vector gets peak -infinity, weights 0 and sum 0. */
+INLINE void attend_chunk(const struct attention *a, const struct block *block, int64_t chunk, struct scratch *scratch,
+                         struct partial *part, enum path path) {
+    struct range keys = visible(a, block);
+    int64_t start = most(chunk * CHUNK, keys.first / LANES * LANES), last = least((chunk + 1) * CHUNK, keys.last);
+    int64_t num_keys = round_up(last - start, LANES);
+    find_rows(a, block, start, num_keys, last, scratch);
+    score_keys(a, block->count, num_keys, scratch, path);
+    for (int64_t v = 0; v < block->count; v++) {
+        part->peak[v] = shape_scores(a, block, v, start, num_keys, scratch);
+        part->sum[v] = weigh_keys(v, num_keys, part->peak[v], scratch, path);
+    }
+    sum_values(a, block->count, num_keys, scratch, part, path);
+}
+
+INLINE float exponential_of(float x) { return exponential(broadcast(x))[0]; }
+
+/* Adds the next chunk to what came before it. */
+INLINE void fold(struct partial *total, const struct partial *part, int64_t count, int64_t width) {
+    for (int64_t v = 0; v < count; v++) {
+        if (part->peak[v] == -INFINITY) continue;
+        float peak = total->peak[v] > part->peak[v] ? total->peak[v] : part->peak[v];
+        float old = total->peak[v] == -INFINITY ? 0.0f : exponential_of(total->peak[v] - peak);
+        float new = exponential_of(part->peak[v] - peak);
+        total->peak[v] = peak;
+        total->sum[v] = total->sum[v] * old + part->sum[v] * new;
+        for (int64_t i = v * width; i < (v + 1) * width; i += LANES)
+            store(total->values, i, load(total->values, i, 0) * old + load(part->values, i, 0) * new, 0);
+    }
+}
+
+INLINE void clear(struct partial *total, int64_t count, int64_t width) {
+    for (int64_t v = 0; v < count; v++) total->peak[v] = -INFINITY, total->sum[v] = 0.0f;
+    memset(total->values, 0, (size_t)(count * width) * sizeof(float));
+}
+
+/* Lets the sink join the denominator, divides and writes the block's outputs. */
+INLINE void finish(const struct attention *a, const struct block *block, const struct partial *total, enum path path) {
+    int64_t head_bytes = a->head_dim * (path == FLOATS ? 4 : 2);
+    for (int64_t v = 0; v < block->count; v++) {
+        int64_t head = head_of(block, v), token = block->first_token + token_of(block, v);
+        float sum = total->sum[v], shrink = 1.0f;
+        if (a->sinks) {
+            float sink = a->sinks[head], peak = sink > total->peak[v] ? sink : total->peak[v];
+            shrink = exponential_of(total->peak[v] - peak);
+            sum = sum * shrink + exponential_of(sink - peak);
+        }
+        char *out = a->out + (token * a->num_heads + head) * head_bytes;
+        store_values(a, total->values + v * width_of(a), sum > 0.0f ? shrink / sum : 0.0f, out, path);
+    }
+}
+
+/* The blocks of a batch, and room for their chunks' partials when chunks are shared out among threads. */
+struct plan {
+    const struct attention *a;
+    struct block *blocks; /* without kv_head */
+    int64_t num_blocks, most_chunks;
+    char *parts; /* [blocks, kv_heads, most_chunks] */
+    int64_t part_bytes;
+};
+
+union local_partial {
+    struct partial partial;
+    char bytes[sizeof(struct partial) + BLOCK * MAX_HEAD_DIM * sizeof(float)];
+};
+
+INLINE struct block block_of(const struct plan *plan, int64_t item) {
+    struct block block = plan->blocks[item / plan->a->num_kv_heads];
+    block.kv_head = item % plan->a->num_kv_heads;
+    return block;
+}
+
+INLINE struct partial *part_of(const struct plan *plan, int64_t item, int64_t chunk) {
+    return (struct partial *)(plan->parts + (item * plan->most_chunks + chunk) * plan->part_bytes);
+}
+
+/* Items are (block, kv_head) pairs, each with all of its chunks. */
+INLINE void attend_blocks(const struct plan *plan, int64_t begin, int64_t end, enum path path) {
+    const struct attention *a = plan->a;
+    struct scratch scratch;
+    union local_partial total, part;
+    for (int64_t item = begin; item < end; item++) {
+        struct block block = block_of(plan, item);
+        int64_t chunk = first_chunk(a, &block), end_chunk = chunk + num_chunks(a, &block);
+        load_queries(a, &block, &scratch, path);
+        clear(&total.partial, block.count, width_of(a));
+        for (; chunk < end_chunk; chunk++) {
+            attend_chunk(a, &block, chunk, &scratch, &part.partial, path);
+            fold(&total.partial, &part.partial, block.count, width_of(a));
+        }
+        finish(a, &block, &total.partial, path);
+    }
+}
+
+/* Items are (block, kv_head, chunk) triples; a block with fewer chunks than most leaves some of them empty. */
+INLINE void attend_chunks(const struct plan *plan, int64_t begin, int64_t end, enum path path) {
+    struct scratch scratch;
+    for (int64_t i = begin; i < end; i++) {
+        int64_t item = i / plan->most_chunks, chunk = i % plan->most_chunks;
+        struct block block = block_of(plan, item);
+        if (chunk >= num_chunks(plan->a, &block)) continue;
+        load_queries(plan->a, &block, &scratch, path);
+        attend_chunk(plan->a, &block, first_chunk(plan->a, &block) + chunk, &scratch, part_of(plan, item, chunk), path);
+    }
+}
+
+INLINE void fold_chunks(const struct plan *plan, enum path path) {
+    union local_partial total;
+    for (int64_t item = 0; item < plan->num_blocks * plan->a->num_kv_heads; item++) {
+        struct block block = block_of(plan, item);
+        clear(&total.partial, block.count, width_of(plan->a));
+        for (int64_t chunk = 0; chunk < num_chunks(plan->a, &block); chunk++)
+            fold(&total.partial, part_of(plan, item, chunk), block.count, width_of(plan->a));
+        finish(plan->a, &block, &total.partial, path);
+    }
+}
+
+#ifdef __AVX512BF16__
+#define BFLOAT_PATH BFLOAT_PAIRS
+#else
+#define BFLOAT_PATH BFLOATS_WIDENED
+#endif
+
+static void run_blocks(const void *context, int64_t begin, int64_t end) {
+    const struct plan *plan = context;
+    if (plan->a->bf16)
+        attend_blocks(plan, begin, end, BFLOAT_PATH);
+    else
+        attend_blocks(plan, begin, end, FLOATS);
+}
+
+static void run_chunks(const void *context, int64_t begin, int64_t end) {
+    const struct plan *plan = context;
+    if (plan->a->bf16)
+        attend_chunks(plan, begin, end, BFLOAT_PATH);
+    else
+        attend_chunks(plan, begin, end, FLOATS);
+}
+
+INLINE int64_t vectors_of(const struct attention *a, int64_t row) {
+    return (a->query_starts[row + 1] - a->query_starts[row]) * (a->num_heads / a->num_kv_heads);
+}
+
+static int64_t count_blocks(const struct attention *a) {
+    int64_t count = 0;
+    for (int64_t row = 0; row < a->num_rows; row++) count += (vectors_of(a, row) + BLOCK - 1) / BLOCK;
+    return count;
+}
+
+/* Cuts the rows into blocks; returns the number of keys that all of them see. */
+static int64_t cut_blocks(struct plan *plan) {
+    const struct attention *a = plan->a;
+    int64_t num_keys = 0;
+    struct block *block = plan->blocks;
+    for (int64_t row = 0; row < a->num_rows; row++)
+        for (int64_t first = 0, end = vectors_of(a, row); first < end; first += BLOCK, block++) {
+            int64_t start = a->query_starts[row], position = a->kv_lengths[row] - (a->query_starts[row + 1] - start);
+            *block = (struct block){row, 0, first, least(BLOCK, end - first), a->num_heads / a->num_kv_heads, position, start};
+            plan->most_chunks = most(plan->most_chunks, num_chunks(a, block));
+            num_keys += visible(a, block).last - visible(a, block).first;
+        }
+    return num_keys;
+}
+
+/* Shares out chunks where there are too few blocks to keep every thread busy. */
+static void split_chunks(struct plan *plan, int64_t num_items) {
+    plan->part_bytes = round_up((int64_t)sizeof(struct partial) + BLOCK * width_of(plan->a) * (int64_t)sizeof(float), 64);
+    plan->parts = aligned_alloc(64, (size_t)(num_items * plan->most_chunks * plan->part_bytes));
+    if (!plan->parts) return run_blocks(plan, 0, num_items);
+    parallel(run_chunks, plan, num_items * plan->most_chunks, 1);
+    if (plan->a->bf16)
+        fold_chunks(plan, BFLOAT_PATH);
+    else
+        fold_chunks(plan, FLOATS);
+    free(plan->parts);
+}
+
+/* Returns 0, or 1 when there is no memory for the plan. */
+EXPORT int64_t callboard_paged_attention(const struct attention *a) {
+    struct plan plan = {a, NULL, count_blocks(a), 0, NULL, 0};
+    if (plan.num_blocks == 0) return 0;
+    plan.blocks = malloc((size_t)plan.num_blocks * sizeof *plan.blocks);
+    if (!plan.blocks) return 1;
+    int64_t num_keys = cut_blocks(&plan), num_items = plan.num_blocks * a->num_kv_heads;
+    int small = num_keys * a->num_kv_heads < SMALL_WORK_KEYS;
+    if (!small && plan.most_chunks > 1 && num_threads() > 1 && num_items < 2 * num_threads())
+        split_chunks(&plan, num_items);
+    else
+        parallel(run_blocks, &plan, num_items, small ? num_items : 1);
+    free(plan.blocks);
+    return 0;
+}
