@@ -77,3 +77,13 @@ class Bundle:
             label=generation.label,
             bell=self.bell,
         )
+
+    def outcome(self) -> str:
+        """For the log: how each reply ended and what it used."""
+        return "; ".join(_outcome(reply) for reply in self._replies)
+
+
+def _outcome(reply: Reply) -> str:
+    row = reply.last_row
+    end = "left early" if reply.is_open else row.finish.type if row.finish else "failed"
+    return f"{end}, {row.num_prompt_tokens} prompt tokens, {row.num_completion_tokens} completion tokens"

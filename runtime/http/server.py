@@ -3,8 +3,8 @@
 Receives TextBatch, RequestFailed, EngineLost, PeerRestarted and Drain; sends nothing itself. It has no state, so that it can be
 restarted at any time; the replies live in `Replies`, which the composition root owns.
 
-Draining takes two steps, because a handler that waited for the last request would keep the results of that request out of
-its own mailbox: `Drain` makes the door refuse new requests and is answered at once, and the root then waits outside of the actor:
+Draining takes two steps, because a handler that waited for the last request would keep that request's results in its own
+mailbox: `Drain` makes the door refuse new requests and is answered at once; then the root waits outside of the actor:
 
     await http.ask(Drain(deadline_s=25), 5)
     drained = await replies.wait_idle(25)

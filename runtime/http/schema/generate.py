@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from collections.abc import Sized
+from typing import Any
 
 import msgspec
 
@@ -52,8 +53,6 @@ SAMPLING_NOT_YET: dict[str, tuple[Any, ...]] = {
     "watermark": (False,),
     "stream_interval": (),
 }
-
-_T = TypeVar("_T")
 
 
 class NativeSampling(SamplingFields, kw_only=True, forbid_unknown_fields=True):
@@ -131,7 +130,7 @@ def generations_of(request: GenerateRequest, caller: Caller) -> NativeGeneration
     """The sequences to generate, prompt by prompt. Raises `RequestError`."""
     _refuse(request)
     prompts, is_list = _prompts(request, caller.info)
-    samplings = _per_prompt(request.sampling_params or NativeSampling(), len(prompts), "sampling_params")
+    samplings = _samplings(request, len(prompts))
     n = _num_choices(samplings)
     check_num_sequences(n * len(prompts), "sampling_params.n")
     generations: list[Generation] = []
@@ -162,13 +161,17 @@ def _prompts(request: GenerateRequest, info: ServerInfo) -> tuple[list[Prompt], 
     raise InvalidRequest("a prompt is needed in text or input_ids", param="text")
 
 
-def _per_prompt(value: _T | list[_T], num_prompts: int, param: str) -> list[_T]:
+def _samplings(request: GenerateRequest, num_prompts: int) -> list[NativeSampling]:
     """A single value counts for every prompt."""
-    if not isinstance(value, list):
-        return [value] * num_prompts
-    if len(value) != num_prompts:
-        raise InvalidRequest(f"{param} has {len(value)} items for {num_prompts} prompts", param=param)
-    return value
+    if not isinstance(request.sampling_params, list):
+        return [request.sampling_params or NativeSampling()] * num_prompts
+    _check_length(request.sampling_params, num_prompts, "sampling_params")
+    return request.sampling_params
+
+
+def _check_length(values: Sized, num_prompts: int, param: str) -> None:
+    if len(values) != num_prompts:
+        raise InvalidRequest(f"{param} has {len(values)} items for {num_prompts} prompts", param=param)
 
 
 def _num_choices(samplings: list[NativeSampling]) -> int:
@@ -181,7 +184,8 @@ def _num_choices(samplings: list[NativeSampling]) -> int:
 def _labels(rid: str | list[str] | None, n: int, num_sequences: int, label: str) -> list[str]:
     """The client's ids if there is one for each prompt, repeated for its choices; else ours with a number."""
     if isinstance(rid, list):
-        return [name for name in _per_prompt(rid, num_sequences // n, "rid") for _ in range(n)]
+        _check_length(rid, num_sequences // n, "rid")
+        return [name for name in rid for _ in range(n)]
     if rid is not None:
         return [rid] * num_sequences
     return [label] if num_sequences == 1 else [f"{label}-{index}" for index in range(num_sequences)]

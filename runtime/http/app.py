@@ -1,0 +1,54 @@
+"""The aiohttp application: every endpoint of the endpoints folder, behind the middlewares.
+
+Each module of `runtime.http.endpoints` has `ROUTES`, so that one file adds an endpoint.
+"""
+
+from __future__ import annotations
+
+from random import Random
+
+from aiohttp import web
+from aiohttp.typedefs import Middleware
+
+from runtime import extensions
+from runtime.actors.actor import Ref
+from runtime.clock import Clock
+from runtime.config import Config
+from runtime.http.info import ServerInfo
+from runtime.http.middleware import answer_errors, answer_preflight, require_key, stamp
+from runtime.http.replies import Replies
+from runtime.http.service import SERVICE, Service
+
+ENDPOINTS = "runtime.http.endpoints"
+
+
+def make_app(
+    replies: Replies,
+    config: Config,
+    info: ServerInfo,
+    *,
+    clock: Clock,
+    seeds: Random,
+    scheduler: Ref,
+    cache: Ref,
+    metrics: Ref,
+) -> web.Application:
+    """The refs are asked, never told; `seeds` gives requests without a seed theirs."""
+    middlewares: list[Middleware] = [answer_errors, answer_preflight]
+    if config.http.api_key is not None:
+        middlewares.append(require_key(config.http.api_key))
+    app = web.Application(middlewares=middlewares, client_max_size=config.http.max_body_bytes)
+    app[SERVICE] = Service(
+        replies=replies,
+        config=config,
+        info=info,
+        clock=clock,
+        seeds=seeds,
+        scheduler=scheduler,
+        cache=cache,
+        metrics=metrics,
+    )
+    for name in extensions.names(ENDPOINTS):
+        app.add_routes(extensions.load(ENDPOINTS, name).ROUTES)
+    app.on_response_prepare.append(stamp)
+    return app

@@ -1,0 +1,99 @@
+"""Connections: how the application meets sockets.
+
+aiohttp answers malformed HTTP and unexpected exceptions below the application, in plain text; here they get the envelope. This
+is the one exception boundary outside of the actors: an exception that nobody expected becomes a 500 with a fixed text, and
+its details go to the log only.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from aiohttp import web
+
+from runtime.errors import Failure, InternalError, InvalidRequest, StartError
+from runtime.http.responses import error_response
+
+log = logging.getLogger(__name__)
+
+KEEPALIVE_S = 75.0
+SHUTDOWN_S = 5.0
+MAX_LINE_BYTES = 8190
+MAX_HEADER_BYTES = 16 * 2**10
+
+
+class Connection(web.RequestHandler):
+    """One client's connection."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer what the application did not. Raises `ConnectionError`, which closes, if it is too late for an answer."""
+        if isinstance(exc, ConnectionError):  # the client went away while we wrote
+            raise exc
+        if status >= 500:
+            log.error("%s %s failed: %r", request.method, request.path, exc, exc_info=exc)
+        if request.writer.output_size > 0:
+            raise ConnectionError("the response had begun")
+        response = error_response(_failure(status))
+        response.force_close()
+        return response
+
+
+class Listener(web.Server):
+    """Makes a `Connection` of everyone who connects."""
+
+    def __call__(self) -> web.RequestHandler:
+        return Connection(self, loop=self._loop, **self._kwargs)
+
+
+class Runner(web.AppRunner):
+    """An application on sockets. `cleanup` closes them and gives handlers `SHUTDOWN_S` seconds to finish writing."""
+
+    __slots__ = ()
+
+    async def _make_server(self) -> web.Server:
+        plain = await super()._make_server()
+        return Listener(
+            plain.request_handler,
+            request_factory=plain.request_factory,
+            handler_cancellation=plain.handler_cancellation,
+            **plain._kwargs,
+        )
+
+
+async def serve(app: web.Application, host: str, port: int) -> tuple[Runner, int]:
+    """Listen; returns the runner, to be cleaned up, and the port, which matters if 0 was asked for. Raises `StartError`."""
+    options: dict[str, Any] = {
+        "access_log": None,
+        "auto_decompress": False,
+        "handler_cancellation": True,
+        "keepalive_timeout": KEEPALIVE_S,
+        "max_line_size": MAX_LINE_BYTES,
+        "max_field_size": MAX_HEADER_BYTES,
+        "shutdown_timeout": SHUTDOWN_S,
+    }
+    runner = Runner(app, **options)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, host, port).start()
+    except OSError as error:
+        await runner.cleanup()
+        reason = error.strerror or str(error)
+        raise StartError(f"can not listen on {host}:{port}: {reason}; choose another address with --host and --port") from None
+    return runner, runner.addresses[0][1]
+
+
+def _failure(status: int) -> Failure:
+    if status >= 500:
+        return InternalError("the server failed on this request; its log has the details").failure
+    return Failure(
+        status=status, type=InvalidRequest.type, message="the request is not valid HTTP, or its headers are too large"
+    )

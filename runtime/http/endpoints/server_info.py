@@ -1,0 +1,40 @@
+"""`/get_server_info`: all settings, and the counters by which a leak would show."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from runtime.http.responses import json_response
+from runtime.http.service import SERVICE, Service
+from runtime.messages import InspectPool, Probe
+
+
+async def server_info(request: web.Request) -> web.Response:
+    service = request.app[SERVICE]
+    info = service.info
+    facts = {
+        "status": "draining" if service.replies.is_draining else "ready",
+        "max_total_num_tokens": info.max_total_num_tokens,
+        "max_req_input_len": min(info.context_length, info.max_total_num_tokens) - 1,
+        "version": info.version,
+        "model_path": info.model_path,
+        "tokenizer_path": info.tokenizer_path,
+        "served_model_name": info.served_model_name,
+        "context_length": info.context_length,
+        "internal_states": [await _counters(service)],
+    }
+    return json_response(info.flags | facts)
+
+
+async def _counters(service: Service) -> dict[str, Any]:
+    """Of the scheduler, the page pool and the table of replies; one such dict per data-parallel rank, of which there is one."""
+    scheduler = await service.ask(service.scheduler, Probe())
+    pool = await service.ask(service.cache, InspectPool())
+    replies = {"num_open_requests": service.replies.num_open, "num_late_rows": service.replies.num_late_rows}
+    return msgspec.structs.asdict(scheduler) | msgspec.structs.asdict(pool) | replies
+
+
+ROUTES = (web.get("/get_server_info", server_info), web.get("/server_info", server_info))

@@ -1,0 +1,88 @@
+"""What happens around every endpoint: request ids, CORS, the API key and the error envelope.
+
+Unexpected exceptions are not caught here. They go on to the connection (connection.py), which is the one place that turns them
+into a 500.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from runtime.errors import BodyTooLarge, Failure, InvalidRequest, MethodNotAllowed, NotFound, RequestError, Unauthorized
+from runtime.http.responses import error_response
+from runtime.http.service import REQUEST_ID, SERVICE
+
+PUBLIC_PATHS = frozenset({"/health", "/health_generate", "/ready", "/livez"})
+"""Open without an API key. The route that matched decides, not the text of the URL."""
+
+CORS_HEADERS = {
+    "Access-Control-Allow-Origin": "*",
+    "Access-Control-Allow-Methods": "*",
+    "Access-Control-Allow-Headers": "*, Authorization",
+    "Access-Control-Expose-Headers": "*",
+}
+
+
+async def stamp(request: web.Request, response: web.StreamResponse) -> None:
+    """Put the headers that every response has on it, just before it is sent."""
+    response.headers.update(CORS_HEADERS)
+    response.headers["x-request-id"] = request[REQUEST_ID]
+
+
+@web.middleware
+async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Outermost: give the request its id, and answer what ends it with the envelope."""
+    request[REQUEST_ID] = request.app[SERVICE].new_request_id()
+    try:
+        return await handler(request)
+    except RequestError as error:
+        return error_response(error.failure)
+    except web.HTTPException as error:
+        response = error_response(_failure(error))
+        if "Allow" in error.headers:
+            response.headers["Allow"] = error.headers["Allow"]
+        return response
+
+
+@web.middleware
+async def answer_preflight(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Browsers ask with OPTIONS, and without a key, whether they may send the real request."""
+    if request.method == "OPTIONS":
+        return web.Response()
+    return await handler(request)
+
+
+def require_key(api_key: str) -> Middleware:
+    """A middleware that lets only requests with `Authorization: Bearer <api_key>` through, and those for public paths."""
+    wanted = _digest(api_key)
+
+    @web.middleware
+    async def check_key(request: web.Request, handler: Handler) -> web.StreamResponse:
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        # Digests have one length, so that the comparison takes the same time for all keys.
+        is_known = hmac.compare_digest(_digest(token.strip()), wanted) and scheme.lower() == "bearer"
+        resource = request.match_info.route.resource
+        if not is_known and (resource is None or resource.canonical not in PUBLIC_PATHS):
+            raise Unauthorized("this server needs an API key: send it as 'Authorization: Bearer KEY'")
+        return await handler(request)
+
+    return check_key
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+
+
+def _failure(error: web.HTTPException) -> Failure:
+    """What aiohttp refuses by itself, in our words."""
+    if error.status == 404:
+        return NotFound("there is no such path").failure
+    if error.status == 405:
+        return MethodNotAllowed("this path does not allow this method").failure
+    if error.status == 413:
+        return BodyTooLarge("the body is too large").failure
+    return Failure(status=error.status, type=InvalidRequest.type, message=error.reason)

@@ -1,0 +1,32 @@
+"""JSON responses, of results and of failures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from runtime.errors import Failure
+from runtime.http.failure import envelope
+
+CLOSING_STATUSES = frozenset({408, 413})
+"""After these the rest of the body is not read, so the connection can not be used again."""
+
+
+def json_response(value: Any) -> web.Response:
+    return web.Response(body=orjson.dumps(value), content_type="application/json")
+
+
+def error_response(failure: Failure) -> web.Response:
+    """The envelope under its status, with the headers that tell clients and proxies whether and when to try again."""
+    response = web.Response(status=failure.status, body=envelope(failure), content_type="application/json")
+    if failure.retry_after is not None:
+        response.headers["Retry-After"] = str(failure.retry_after)
+    if failure.status >= 500:
+        response.headers["x-should-retry"] = "true" if failure.status == 503 else "false"
+    if failure.status == 401:
+        response.headers["WWW-Authenticate"] = "Bearer"
+    if failure.status in CLOSING_STATUSES or failure.code == "draining":
+        response.force_close()
+    return response

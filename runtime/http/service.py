@@ -1,0 +1,77 @@
+"""What endpoints need: the replies, the facts about the server and the actors that can be asked."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+from aiohttp import web
+
+from runtime.actors.actor import Ref
+from runtime.clock import Clock
+from runtime.config import Config
+from runtime.errors import Unavailable
+from runtime.http.bundle import Bundle
+from runtime.http.generation import Generation
+from runtime.http.info import ServerInfo
+from runtime.http.progress import Progress
+from runtime.http.replies import Replies
+from runtime.http.schema.choices import Caller
+from runtime.messages import Message
+
+log = logging.getLogger(__name__)
+
+ASK_DEADLINE_S = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Service:
+    """`seeds` gives requests without a seed one, and request ids a prefix that differs from run to run."""
+
+    replies: Replies
+    config: Config
+    info: ServerInfo
+    clock: Clock
+    seeds: Random
+    scheduler: Ref
+    cache: Ref
+    metrics: Ref
+    progress: Progress = field(default_factory=Progress)
+    new_request_id: Callable[[], str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        prefix, numbers = f"{self.seeds.getrandbits(32):08x}", itertools.count(1)
+        object.__setattr__(self, "new_request_id", lambda: f"{prefix}-{next(numbers)}")
+
+    def caller(self, request: web.Request) -> Caller:
+        return Caller(info=self.info, label=request[REQUEST_ID], draw_seed=lambda: self.seeds.getrandbits(63))
+
+    @contextlib.contextmanager
+    def open(self, generations: Sequence[Generation], *, is_streaming: bool = False) -> Iterator[Bundle]:
+        """Submit `generations`; whatever is still open when the block is left is aborted. Raises what `Bundle` raises."""
+        interval = self.config.http.stream_interval if is_streaming else None
+        with Bundle(self.replies, generations, interval) as bundle:
+            if not self.config.metrics.log_requests:
+                yield bundle
+                return
+            log.info("request %s: %d sequences, %s", generations[0].label, len(generations), generations[0].params)
+            try:
+                yield bundle
+            finally:
+                log.info("request %s ended: %s", generations[0].label, bundle.outcome())
+
+    async def ask(self, actor: Ref, message: Message) -> Any:
+        """The answer of an actor. Raises `Unavailable` if there is none in time."""
+        try:
+            return await actor.ask(message, ASK_DEADLINE_S)
+        except (TimeoutError, ConnectionError):
+            raise Unavailable(f"the {actor.receiver} does not answer", code="engine_restarting", retry_after=5) from None
+
+
+SERVICE = web.AppKey("service", Service)
+REQUEST_ID = web.RequestKey("request_id", str)
