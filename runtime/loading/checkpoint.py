@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from runtime.config import ModelConfig
 from runtime.errors import ConfigError, LoadError
@@ -20,9 +20,7 @@ from runtime.loading.gguf_model import config_of, tensors_of
 from runtime.loading.random_weights import RandomTensor
 from runtime.loading.safetensors import read_safetensors
 from runtime.loading.stored_tensor import Shape, StoredTensor, StoredTensors, select
-
-if TYPE_CHECKING:
-    from runtime.loading.vocabulary import Vocabulary
+from runtime.loading.vocabulary import Vocabulary, from_folder, from_gguf
 
 CONFIG_FILE = "config.json"
 
@@ -135,6 +133,4 @@ def _vocabulary_reader(config: ModelConfig, model_path: Path) -> Callable[[], Vo
 
 
 def _read_vocabulary(path: Path) -> Vocabulary:
-    from runtime.loading import vocabulary
-
-    return vocabulary.from_gguf(read_gguf(path).metadata) if path.is_file() else vocabulary.from_folder(path)
+    return from_gguf(read_gguf(path).metadata) if path.is_file() else from_folder(path)

@@ -1,0 +1,103 @@
+"""The decoder: one network for every family, built from a `DecoderSpec` and the weights of a checkpoint.
+
+It receives ragged batches and the paged cache from the executor, writes this step's keys and values, and returns logits. It
+keeps no state between steps; all that a sequence remembers is in the cache.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kernels.rms_norm import add_rms_norm, rms_norm
+from runtime.layers.attention import Attention
+from runtime.layers.forward import ForwardBatch, KVCache, KVShape
+from runtime.layers.gated_mlp import ACTIVATIONS, GatedMlp
+from runtime.layers.linear import Linear, make_linear
+from runtime.layers.rotary import RopeSpec, cos_sin_table
+from runtime.models.spec import DecoderSpec
+from runtime.models.weights import Weights
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """Attention and feed-forward, each after a norm."""
+
+    input_norm: Tensor  # [hidden]
+    attention: Attention
+    mlp_norm: Tensor  # [hidden]
+    mlp: GatedMlp
+
+
+@dataclass(frozen=True, slots=True)
+class Decoder:
+    """A loaded model. `num_positions` is the longest sequence that its rope tables reach."""
+
+    spec: DecoderSpec
+    dtype: torch.dtype
+    num_positions: int
+    embedding: Tensor  # [vocab, hidden]
+    layers: tuple[Layer, ...]
+    final_norm: Tensor  # [hidden]
+    head: Linear
+
+    def kv_shape(self) -> KVShape:
+        """What the executor must allocate."""
+        return KVShape(self.spec.num_layers, self.spec.num_kv_heads, self.spec.head_dim, self.dtype)
+
+    @torch.inference_mode()
+    def forward(self, batch: ForwardBatch, kv: KVCache) -> Tensor:
+        """Logits [sampled, vocab] float32 of the tokens that `batch.logit_rows` names. Writes the batch's keys and values."""
+        hidden, residual = self._run_layers(batch, kv)  # [tokens, hidden] each
+        if batch.logit_rows.numel() == 0:
+            return torch.empty(0, self.spec.vocab_size)
+        hidden, residual = hidden[batch.logit_rows], residual[batch.logit_rows]  # [sampled, hidden]
+        return self.head(add_rms_norm(hidden, residual, self.final_norm, self.spec.norm_eps)).float()
+
+    def _run_layers(self, batch: ForwardBatch, kv: KVCache) -> tuple[Tensor, Tensor]:
+        """The last layer's output and the residual stream that it is still to be added to."""
+        eps = self.spec.norm_eps
+        residual = torch.nn.functional.embedding(batch.token_ids, self.embedding)
+        hidden = rms_norm(residual, self.layers[0].input_norm, eps)
+        for index, layer in enumerate(self.layers):
+            if index:
+                hidden = add_rms_norm(hidden, residual, layer.input_norm, eps)
+            hidden = layer.attention(hidden, batch, kv.keys[index], kv.values[index])
+            hidden = add_rms_norm(hidden, residual, layer.mlp_norm, eps)
+            hidden = layer.mlp(hidden)
+        return hidden, residual
+
+
+@torch.inference_mode()
+def build_decoder(spec: DecoderSpec, weights: Weights, dtype: torch.dtype, num_positions: int) -> Decoder:
+    """Take every weight from `weights`, packed for products in `dtype`."""
+    tables = {layer.rope: cos_sin_table(layer.rope, num_positions) for layer in spec.layers}
+    embedding = weights.embedding(spec.names.embedding)
+    layers = tuple(_build_layer(spec, index, weights, tables) for index in range(spec.num_layers))
+    final_norm = weights.norm(spec.names.final_norm)
+    head = make_linear(embedding if spec.tied_head else weights.tensor(f"{spec.names.head}.weight"))
+    return Decoder(spec, dtype, num_positions, embedding, layers, final_norm, head)
+
+
+def _build_layer(spec: DecoderSpec, index: int, weights: Weights, tables: dict[RopeSpec, Tensor]) -> Layer:
+    layer = spec.layers[index]
+    linears = {role: weights.linear(linear) for role, linear in spec.linears(index).items()}
+    norms = {role: weights.norm(module) for role, (module, _) in spec.norms(index).items()}
+    attention = Attention(
+        qkv=linears["qkv"],
+        output=linears["output"],
+        num_heads=spec.num_heads,
+        num_kv_heads=spec.num_kv_heads,
+        head_dim=spec.head_dim,
+        scale=spec.attention_scale,
+        window=layer.window,
+        cos_sin=tables[layer.rope],
+        interleaved=layer.rope.interleaved,
+        q_norm=norms.get("q_norm"),
+        k_norm=norms.get("k_norm"),
+        norm_eps=spec.norm_eps,
+    )
+    mlp = GatedMlp(linears["gate_up"], linears["down"], ACTIVATIONS[spec.activation])
+    return Layer(norms["input_norm"], attention, norms["mlp_norm"], mlp)

@@ -1,0 +1,31 @@
+"""From a checkpoint to a model that computes: the one call that the executor makes."""
+
+from __future__ import annotations
+
+from tqdm import tqdm
+
+from runtime.errors import LoadError
+from runtime.layers.precision import compute_dtype
+from runtime.loading.checkpoint import Checkpoint
+from runtime.models.architectures import spec_for
+from runtime.models.decoder import Decoder, build_decoder
+from runtime.models.spec import weight_shapes
+from runtime.models.weights import Weights
+
+
+def load_model(
+    checkpoint: Checkpoint, *, dtype: str = "auto", num_positions: int | None = None, show_progress: bool = True
+) -> Decoder:
+    """Read, convert and pack all weights; a progress bar on a terminal tells how far it is.
+
+    dtype: as `--dtype`. num_positions: longest sequence in tokens, by default what the model was made for.
+    Raises `LoadError` when the architecture is not served, the files do not match the config or memory is short.
+    """
+    spec = spec_for(checkpoint.config)
+    stored = checkpoint.tensors(weight_shapes(spec))
+    compute = compute_dtype(dtype)
+    with tqdm(total=len(stored), desc="Loading weights", unit="tensor", disable=None if show_progress else True) as progress:
+        try:
+            return build_decoder(spec, Weights(stored, compute, progress), compute, num_positions or spec.context_length)
+        except (MemoryError, RuntimeError) as error:  # torch says RuntimeError when it can not allocate
+            raise LoadError(f"{checkpoint.path}: the model can not be loaded: {str(error).splitlines()[0]:.200}") from error

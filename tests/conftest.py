@@ -1,0 +1,34 @@
+"""Fixtures for all tests: the embedded model and the folder of shared data, each skipped with its reason when it is not there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from runtime.errors import CallboardError
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--callboard-data", default=None, help="folder of shared test data; by default CALLBOARD_DATA")
+
+
+@pytest.fixture(scope="session")
+def embedded_gguf() -> Path:
+    """The GGUF file of the embedded model, downloaded into the cache folder once."""
+    from runtime.loading.embedded import embedded_model
+
+    try:
+        return embedded_model()
+    except CallboardError as error:
+        pytest.skip(f"no embedded model: {error}")
+
+
+@pytest.fixture(scope="session")
+def shared_data(pytestconfig: pytest.Config) -> Path:
+    """The folder of data sets that some tests read."""
+    folder = pytestconfig.getoption("--callboard-data") or os.environ.get("CALLBOARD_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("no shared data: give its folder with --callboard-data or CALLBOARD_DATA")
+    return Path(folder)
