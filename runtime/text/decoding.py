@@ -19,7 +19,7 @@ from tokenizers import Tokenizer, decoders
 MAX_TOKEN_ID = 2**31 - 1
 REPLACEMENT = "�"
 MAX_HELD_TOKENS = 8
-"""A UTF-8 character has at most four bytes, so more held tokens than that means that the bytes are invalid."""
+"""A UTF-8 character has at most four bytes: if more tokens than that are held, most of them can be shown."""
 
 
 class TokenDecoding:
@@ -57,7 +57,7 @@ class TextStream:
             return ""
         text = self._decoding.text(self._context + self._held)
         if text.endswith(REPLACEMENT):
-            return self._settle_invalid(text)
+            return self._settle(text)
         return self._show(text, len(self._held))
 
     def flush(self) -> str:
@@ -72,15 +72,20 @@ class TextStream:
                 raise BadTokenId(f"token id {token_id} can not be decoded")
         return [token_id for token_id in token_ids if token_id not in self._hidden]
 
-    def _settle_invalid(self, text: str) -> str:
-        """Show what invalid bytes can no longer change: up to a cut whose two sides decode apart as they do together."""
-        if len(self._held) <= MAX_HELD_TOKENS:
+    def _settle(self, text: str) -> str:
+        """Show what later tokens can not change, once more is held than an incomplete character accounts for."""
+        num_held = len(self._held)
+        if num_held <= MAX_HELD_TOKENS:
             return ""
-        for cut in range(len(self._held) - 1, 0, -1):
+        for cut in range(num_held - 1, num_held - 4, -1):
+            before = self._decoding.text(self._context + self._held[:cut])
+            if not before.endswith(REPLACEMENT):
+                return self._show(before, cut)
+        for cut in range(num_held - 3, 0, -1):  # invalid bytes: a cut is safe if its sides decode apart as they do together
             before = self._decoding.text(self._context + self._held[:cut])
             if text == before + self._decoding.text(self._held[cut:]):
                 return self._show(before, cut)
-        return self._show(text, len(self._held))
+        return self._show(text, num_held)
 
     def _show(self, text: str, num_tokens: int) -> str:
         """Take `num_tokens` held ids as shown, where `text` is that of the context and these."""

@@ -68,4 +68,5 @@ class Detokenizer(Actor):
         log.error("request %d: %s", request_id, error)
         self._sequences.pop(request_id, None)
         self._http.tell(RequestFailed(request_id=request_id, failure=InternalError("internal server error").failure))
-        self._scheduler.tell(Abort(request_id=request_id, cause="api"))
+        # As after a stop string, nothing more is wanted: the request has its answer and is forgotten here.
+        self._scheduler.tell(Abort(request_id=request_id, cause="stop_string"))
