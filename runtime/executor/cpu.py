@@ -1,0 +1,143 @@
+"""The executor for CPUs: one worker thread that runs plans in the order of submission.
+
+Receives plans from the scheduler's thread through a queue; posts each result to the event loop with one wake-up. While a step
+runs its OpenMP regions and kernels the GIL is free, so that the loop plans the next step meanwhile.
+Invariant: only the worker touches the batch table and the keys and values; only the loop's thread touches everything else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
+from queue import SimpleQueue
+
+import torch
+
+from runtime.clock import Clock, SystemClock
+from runtime.errors import EngineError
+from runtime.executor.port import ExecutorLimits, PostResult
+from runtime.executor.step_runner import STEP_ERRORS, Model, StepRunner
+from runtime.layers.forward import KVCache
+from runtime.messages import StepDone, StepFailed, StepPlan
+
+Job = Callable[[], None]
+
+log = logging.getLogger(__name__)
+
+STOP_TIMEOUT_S = 10.0
+"""How long `stop` waits for the step in flight. The worker is a daemon thread: a stuck one does not hold the process."""
+
+
+class CpuExecutor:
+    """Implements `runtime.executor.port.Executor`. Its methods are called on the event loop's thread."""
+
+    def __init__(
+        self, model: Model, kv: KVCache, limits: ExecutorLimits, *, num_threads: int, clock: Clock | None = None
+    ) -> None:
+        self.limits = limits
+        self._num_threads = num_threads
+        self._runner = StepRunner(model, kv, limits, clock or SystemClock())
+        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self._worker: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._post: PostResult | None = None
+        self._epoch = 0
+        """Grows at every start, reset and stop; results of plans from an earlier one are nobody's."""
+
+    def start(self, post: PostResult) -> None:
+        """Begin to accept plans; results go to `post` on the running loop. Called again after a `reset`."""
+        self._loop = asyncio.get_running_loop()
+        self._post = post
+        self._epoch += 1
+        self._ensure_worker()
+
+    def submit(self, plan: StepPlan) -> None:
+        """Queue `plan`. Raises `EngineError` if the executor is not started, stopped, or its worker has died."""
+        if self._post is None or self._worker is None or not self._worker.is_alive():
+            raise EngineError("the executor does not run: start it before the first plan")
+        self._jobs.put(partial(self._run_plan, plan, self._epoch))
+
+    def reset(self) -> None:
+        """Forget all slots. The step in flight is finished but not posted, plans behind it are dropped."""
+        self._epoch += 1
+        if self._worker is None:
+            self._runner.clear()
+            return
+        self._ensure_worker()
+        self._jobs.put(self._runner.clear)
+
+    def stop(self) -> None:
+        """Finish the step in flight, drop the plans behind it, and end the worker. Nothing is posted after this."""
+        self._epoch += 1
+        self._post = None
+        worker, self._worker = self._worker, None
+        if worker is None:
+            return
+        self._jobs.put(None)
+        worker.join(STOP_TIMEOUT_S)
+        if worker.is_alive():
+            log.error("the executor's step did not end within %g s; leaving it behind", STOP_TIMEOUT_S)
+
+    def warm_up(self) -> None:
+        """Compute a few dummy steps on the worker and wait for them; slots, keys and values stay untouched.
+
+        Called before the first plan. Raises `EngineError` if the model can not compute them.
+        """
+        self._ensure_worker()
+        done: Future[None] = Future()
+        self._jobs.put(partial(self._warm_up, done))
+        done.result()
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # On the worker
+
+    def _ensure_worker(self) -> None:
+        if self._worker is None or not self._worker.is_alive():
+            self._jobs = SimpleQueue()  # what a dead worker left behind is not run
+            self._worker = threading.Thread(target=self._work, args=(self._jobs,), name="executor", daemon=True)
+            self._worker.start()
+
+    def _work(self, jobs: SimpleQueue[Job | None]) -> None:
+        torch.set_num_threads(self._num_threads)  # OpenMP keeps it per thread, so it is set here
+        with torch.inference_mode():
+            while (job := jobs.get()) is not None:
+                job()
+
+    def _run_plan(self, plan: StepPlan, epoch: int) -> None:
+        if epoch != self._epoch:
+            return
+        result: StepDone | StepFailed | None = None
+        try:
+            result = self._runner.run(plan)
+        finally:
+            if result is None:  # a defect: this thread ends with the traceback, and the engine group has to restart
+                result = StepFailed(step_id=plan.step_id, reason="the executor's worker died", is_fatal=True)
+            self._send(epoch, result)
+
+    def _send(self, epoch: int, result: StepDone | StepFailed) -> None:
+        assert self._loop is not None, "plans are accepted after start"
+        try:
+            self._loop.call_soon_threadsafe(self._deliver, epoch, result)
+        except RuntimeError:
+            log.debug("the loop is closed; the result of step %d is dropped", result.step_id)
+
+    def _warm_up(self, done: Future[None]) -> None:
+        try:
+            self._runner.warm_up()
+            done.set_result(None)
+        except STEP_ERRORS as error:
+            done.set_exception(EngineError(f"the model can not compute a step: {error}"))
+        finally:
+            if not done.done():
+                done.set_exception(EngineError("the executor's worker died while it warmed up"))
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # On the loop again
+
+    def _deliver(self, epoch: int, result: StepDone | StepFailed) -> None:
+        if epoch == self._epoch and self._post is not None:
+            self._post(result)
