@@ -1,7 +1,8 @@
 """The environment that chat templates run in: jinja2's immutable sandbox with transformers' functions and limits on size.
 
-Source comes with the model and data from clients, so nothing here may reach Python or grow without bound. jinja2 itself keeps
-one `range` under 100,000 and refuses attributes that lead into the interpreter.
+No template can reach Python or change its data. The limits are for what clients can drive: numbers and texts that a template
+repeats, loops over or prints. A template that is hostile itself can still waste memory (`s ~ s` in a loop), so its source is
+never a client's. jinja2 itself keeps one `range` under 100,000 and refuses attributes that lead into the interpreter.
 """
 
 from __future__ import annotations
