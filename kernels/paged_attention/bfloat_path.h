@@ -4,7 +4,8 @@
 
 #include "attention.h"
 
-#define UNIT 32 /* dimensions in one register */
+#define UNIT 32            /* dimensions in one register */
+#define AHEAD (4 * LANES) /* keys */
 
 INLINE __m512 dot_pairs(__m512 sum, __m512i a, __m512i b) { return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b); }
 
@@ -70,9 +71,17 @@ INLINE void score_tile(int64_t num_pairs, int count, int64_t vector, int64_t key
     }
 }
 
+/* Asks for a tile's rows ahead of their use: pages lie anywhere, and the hardware does not guess across them. */
+INLINE void prefetch(const struct attention *a, const char **rows) {
+    for (int i = 0; i < LANES; i++)
+        for (int64_t at = 0; at < a->head_dim * 2; at += 64) __builtin_prefetch(rows[i] + at, 0, 2);
+}
+
 INLINE void bfloat_score_keys(const struct attention *a, int64_t num_vectors, int64_t num_keys, struct scratch *scratch) {
     int64_t num_pairs = width_of(a) / 2;
     for (int64_t key = 0; key < num_keys; key += LANES) {
+        if (key + AHEAD < num_keys) prefetch(a, scratch->keys + key + AHEAD);
+        prefetch(a, scratch->values + key);
         load_key_tile(a, scratch->keys + key, scratch);
         for (int64_t v = 0; v < num_vectors; v += GROUP) switch (num_vectors - v) {
             case 1: score_tile(num_pairs, 1, v, key, scratch); break;
