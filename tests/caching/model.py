@@ -115,26 +115,27 @@ class Model:
         leaves = [prefix for prefix, entry in self.cached.items() if entry.num_locks == 0 and prefix not in parents]
         return min(leaves, key=lambda prefix: self.cached[prefix].last_used)
 
-    def share(self, lease: ModelLease, tokens: Tokens, num_tokens: int) -> None:
-        """The first `num_tokens` of `tokens` are computed."""
+    def share(self, lease: ModelLease, tokens: Tokens, num_tokens: int, *, is_last: bool) -> None:
+        """The first `num_tokens` of `tokens` are computed. Pages that are cached already are passed only at the end."""
         prefixes = self.prefixes(tokens, num_tokens)
         for prefix, page in zip(prefixes, lease.pages, strict=False):
             assert self.computed.setdefault(page, prefix) == prefix, "a page was overwritten"
         for prefix, page in list(zip(prefixes, lease.pages, strict=False))[len(lease.locked) :]:
-            if self.is_sharing:
-                if prefix in self.cached:
-                    self.cached[prefix].num_locks += 1
-                else:
-                    self.cached[prefix] = CachedPage(page)
-                lease.locked.append(prefix)
+            if not self.is_sharing or (prefix in self.cached and not is_last):
+                return
+            if prefix in self.cached:
+                self.cached[prefix].num_locks += 1
+            else:
+                self.cached[prefix] = CachedPage(page)
+            lease.locked.append(prefix)
 
     def publish(self, lease_id: int, num_tokens: int) -> None:
         lease = self.leases[lease_id]
-        self.share(lease, lease.prompt, min(num_tokens, len(lease.prompt)))
+        self.share(lease, lease.prompt, min(num_tokens, len(lease.prompt)), is_last=False)
 
     def release(self, lease_id: int, tokens: Tokens, fence_step: int) -> None:
         lease = self.leases[lease_id]
-        self.share(lease, tokens, len(tokens))
+        self.share(lease, tokens, len(tokens), is_last=True)
         private = self.private(self.leases.pop(lease_id))
         self.num_uses += 1
         for prefix in lease.locked:
