@@ -144,7 +144,9 @@ class Assembly:
 
     def _engine_crashed(self, crash: Crash) -> None:
         lost = EngineLost(reason=f"the {crash.name} failed")
-        self.ref(SUPERVISOR, DETOKENIZER).tell_control(lost)
+        # In the scheduler's name: after all that the old one sent, so that nothing is opened for it any more, and before
+        # anything of the new one, so that nothing of that is forgotten.
+        self.ref(SCHEDULER, DETOKENIZER).tell(lost)
         self.ref(SUPERVISOR, HTTP).tell_control(lost)
 
     def _tokenizer_crashed(self, crash: Crash) -> None:
