@@ -1,0 +1,213 @@
+"""What must be true after every round of the event loop, and what must be left when all is over.
+
+The pure states check themselves; here are the promises that no single actor can see: between scheduler and cache, between
+cache and executor, and between the server and its clients. Names V1 … are those of the reliability notes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from runtime.actors.mailbox import Envelope
+from runtime.assembly import CACHE, DETOKENIZER, HTTP, SCHEDULER, Assembly
+from runtime.caching.page_cache import PageCache
+from runtime.config import Config
+from runtime.messages import RequestFailed, StepPlan, TextBatch
+from runtime.scheduling.state import Scheduling
+from tests.sim.audience import Client, Seat
+from tests.sim.faults import CrashingSupervisor, FaultyExecutor
+from tests.sim.mailbox import ShuffledMailbox
+from tests.sim.oracle import Expected, Oracle
+from tests.sim.scenario import Scenario
+
+
+class Violation(AssertionError):
+    """A promise of the server does not hold."""
+
+
+def demand(is_true: bool, text: str) -> None:
+    if not is_true:
+        raise Violation(text)
+
+
+class Inspector:
+    """Looks at everything and changes nothing."""
+
+    def __init__(
+        self, scenario: Scenario, assembly: Assembly, supervisor: CrashingSupervisor, executor: FaultyExecutor
+    ) -> None:
+        self._scenario = scenario
+        self._assembly = assembly
+        self._supervisor = supervisor
+        self._executor = executor
+        self._terminals: Counter[tuple[str, int]] = Counter()
+        self._has_changed = False
+        self._problem: str | None = None
+        executor.observe_plan = self.check_plan
+        supervisor.report = self.report
+
+    # -- while it runs -------------------------------------------------------------------------------------------------
+
+    def observe(self, receiver: str, envelope: Envelope) -> None:
+        """Sees each delivery before it is handled."""
+        self._has_changed = True
+        if receiver == HTTP:
+            self._check_terminals(envelope)
+
+    def report(self, problem: str) -> None:
+        """Note what went wrong where it can not be raised; the next round raises it."""
+        self._problem = self._problem or problem
+
+    def check_round(self) -> None:
+        """Called after each round of the loop; free if no message was handled in it. Raises `AssertionError`."""
+        if self._problem is not None:
+            raise Violation(self._problem)
+        if not self._has_changed:
+            return
+        self._has_changed = False
+        page_cache, scheduling = self.states()
+        if page_cache is not None:
+            page_cache.check()
+            self._check_fences(page_cache)
+        if scheduling is not None:
+            scheduling.check()
+        self._check_mailboxes()
+
+    def check_plan(self, plan: StepPlan) -> None:
+        """The token budget and the batch limits, as the executor sees them."""
+        budget = self._scenario.config.scheduler.chunked_prefill_size
+        num_tokens = sum(row.num_tokens for row in plan.rows)
+        demand(budget == -1 or num_tokens <= budget, f"step {plan.step_id} has {num_tokens} tokens, the budget is {budget}")
+        demand(len(plan.rows) <= self._scenario.limits.num_slots, f"step {plan.step_id} has more rows than there are slots")
+        most = 1 if self._scenario.config.scheduler.disable_overlap_schedule else 2
+        demand(self._executor.num_pending < most, f"more than {most} steps are in flight")
+
+    def states(self) -> tuple[PageCache | None, Scheduling | None]:
+        """The pure states inside the two actors, if these live."""
+        cache, scheduler = self._supervisor.cast.get(CACHE), self._supervisor.cast.get(SCHEDULER)
+        return getattr(cache, "_page_cache", None), getattr(scheduler, "_state", None)
+
+    def _check_terminals(self, envelope: Envelope) -> None:
+        """V4: no sender speaks of a request after it has said how it ended."""
+        message = envelope.message
+        if isinstance(message, RequestFailed):
+            self._note_terminal(envelope.sender, message.request_id, is_terminal=True)
+        elif isinstance(message, TextBatch):
+            for row in message.rows:
+                self._note_terminal(envelope.sender, row.request_id, is_terminal=row.finish is not None)
+
+    def _note_terminal(self, sender: str, request_id: int, *, is_terminal: bool) -> None:
+        key = (sender, request_id)
+        if self._terminals[key]:
+            self.report(f"the {sender} speaks of request {request_id} after its end")
+        self._terminals[key] += is_terminal
+
+    def _check_fences(self, page_cache: PageCache) -> None:
+        """A page that a step in flight writes to is neither free nor anybody else's."""
+        free = set(page_cache._pool._free)
+        for step_id, pages in self._executor.page_writes.items():
+            demand(not pages & free, f"pages {sorted(pages & free)} are free while step {step_id} writes to them")
+
+    def _check_mailboxes(self) -> None:
+        for name, mailbox in self._supervisor._mailboxes.items():
+            assert isinstance(mailbox, ShuffledMailbox)
+            demand(mailbox.num_data <= mailbox.capacity, f"the mailbox of {name} is over its capacity")
+
+    # -- when all is over ----------------------------------------------------------------------------------------------
+
+    def leftovers(self) -> str | None:
+        """What an idle server must not have; None if it has nothing."""
+        page_cache, scheduling = self.states()
+        if page_cache is None or scheduling is None:
+            return "an engine actor does not live"
+        pool, report = page_cache.state(), scheduling.report()
+        counts = {
+            "open replies": self._assembly.replies.num_open,
+            "running": report.num_running,
+            "waiting": report.num_waiting,
+            "steps in flight": report.num_in_flight_steps,
+            "leases": pool.num_leases,
+            "leased pages": pool.num_leased_pages,
+            "fenced pages": pool.num_fenced_pages,
+            "pages that are neither free nor cached": pool.num_pages - pool.num_free_pages - pool.num_cached_pages,
+            "sequences in the detokenizer": len(getattr(self._supervisor.cast[DETOKENIZER], "_sequences", ())),
+            "watched prefixes": len(page_cache._watch),
+            "orphans": len(scheduling.admission.orphans),
+        }
+        left = {name: count for name, count in counts.items() if count}
+        return None if not left else "left behind: " + ", ".join(f"{count} {name}" for name, count in left.items())
+
+
+class Judge:
+    """Compares what each client got with what the oracle says, and accepts only the failures that have a reason."""
+
+    def __init__(self, scenario: Scenario, oracle: Oracle) -> None:
+        self._scenario = scenario
+        self._config: Config = scenario.config
+        self._oracle = oracle
+
+    def judge(self, client: Client) -> None:
+        """Raises `Violation`."""
+        for seat in client.seats:
+            script = seat.script
+            expected = self._oracle.expect(script.prompt, script.params[seat.index], script.text)
+            try:
+                self._judge(seat, expected, client)
+            except Violation as error:
+                raise Violation(f"{error}\n  seat: {seat}\n  expected: {expected}") from None
+
+    def _judge(self, seat: Seat, expected: Expected, client: Client) -> None:
+        demand(len(seat.ends) == 1, f"a request ended {len(seat.ends)} times: {seat.ends}")
+        self._check_rows(seat, expected)
+        match seat.ends[0]:
+            case "finished":
+                self._check_finished(seat, expected)
+            case "aborted":
+                demand(client.has_left, "a request was aborted that nobody left")
+            case "failed" | "refused":
+                self._check_failed(seat, expected, client)
+
+    def _check_rows(self, seat: Seat, expected: Expected) -> None:
+        num_tokens = 0
+        for row in seat.rows:
+            num_tokens += len(row.token_ids)
+            demand(
+                row.num_completion_tokens == num_tokens, f"{row.num_completion_tokens} tokens are counted, {num_tokens} came"
+            )
+        token_ids = seat.token_ids
+        demand(token_ids == expected.token_ids[: len(token_ids)], "the tokens differ from those of the request alone")
+        demand(expected.text.startswith(seat.text), "the text differs from that of the request alone")
+
+    def _check_finished(self, seat: Seat, expected: Expected) -> None:
+        last = seat.rows[-1]
+        demand(expected.refusal is None, f"a request finished that can not be served: {expected.refusal}")
+        demand(seat.token_ids == expected.token_ids, "tokens are missing")
+        demand(seat.text == expected.text, "text is missing")
+        demand(last.finish == expected.finish, f"the request ended with {last.finish}, not {expected.finish}")
+        demand(last.num_prompt_tokens == len(expected.prompt_ids), "the prompt tokens are miscounted")
+        demand(0 <= last.num_cached_tokens < len(expected.prompt_ids), "the cached tokens are miscounted")
+
+    def _check_failed(self, seat: Seat, expected: Expected, client: Client) -> None:
+        failure = seat.failure
+        assert failure is not None
+        if failure.status == 500:
+            is_excused = not self._scenario.is_calm
+        else:
+            is_excused = self._is_excused(failure.code, seat, client)
+        demand(is_excused, f"a request failed without a reason: {failure}")
+
+    def _is_excused(self, code: str | None, seat: Seat, client: Client) -> bool:
+        expected = [self._oracle.expect(seat.script.prompt, params, seat.script.text) for params in seat.script.params]
+        match code:
+            case "context_length_exceeded":
+                return any(each.refusal == code for each in expected)
+            case "kv_cache_exhausted":
+                return any(each.may_starve for each in expected)
+            case "queue_full":
+                return self._config.scheduler.max_queued_requests is not None
+            case "deadline_exceeded":
+                return seat.ended_s - seat.sent_s >= self._config.http.request_timeout - 1e-6
+            case "engine_restarting":
+                return not self._scenario.is_calm
+            case _:
+                return False

@@ -1,0 +1,216 @@
+"""What happens in one run: the server's configuration, its requests and how clients treat them, and what breaks.
+
+All of it is drawn before the run begins, from the same choices as everything else. Sizes are tiny on purpose: a pool of three
+pages and a batch of one slot meet every corner that a large server meets once a week.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from runtime.config import CacheConfig, Config, HttpConfig, SchedulerConfig
+from runtime.executor.port import ExecutorLimits
+from runtime.messages import AbortCause
+from runtime.params import Prompt, SamplingParams, TextOptions, TextPrompt, TokenPrompt
+from tests.sim import vocabulary
+from tests.sim.choices import Choices
+from tests.sim.mailbox import Weather
+
+EDGES = ("http", "tokenizer", "detokenizer", "metrics")
+ENGINE = ("scheduler", "cache", "grammar")
+POLICIES = ("fcfs", "lpm", "dfs-weight", "random", "priority")
+BURST_AT_S = 0.5
+NO_DEADLINE_S = 1e5
+"""Longer than any run, so that a request that is stuck is not saved by its deadline."""
+
+
+@dataclass(frozen=True)
+class Departure:
+    """A client that ends its request itself: after some tokens, or some seconds after it was sent."""
+
+    cause: AbortCause
+    after_tokens: int | None = None
+    after_s: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Script:
+    """One client: when it comes, what it asks (`n` sequences of one prompt), how it reads and whether it leaves."""
+
+    at_s: float
+    prompt: Prompt
+    params: tuple[SamplingParams, ...]
+    text: TextOptions
+    priority: int
+    departure: Departure | None
+    read_pause_s: float
+    stream_interval: int | None
+
+
+@dataclass(frozen=True)
+class ActorCrash:
+    """Actor `name` fails at the `nth` message that it receives, before or after it has handled it."""
+
+    name: str
+    nth: int
+    when: Literal["before", "after"]
+
+
+@dataclass(frozen=True)
+class StepFault:
+    """The executor's `nth` plan: the step raises, kills the engine, yields rows that are not finite, or is slow."""
+
+    nth: int
+    kind: Literal["failed", "fatal", "invalid", "slow"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenario:
+    seed: int
+    config: Config
+    limits: ExecutorLimits
+    weather: Weather
+    step_s: float
+    scripts: tuple[Script, ...]
+    flushes_s: tuple[float, ...]
+    crashes: tuple[ActorCrash, ...]
+    step_faults: tuple[StepFault, ...]
+
+    @property
+    def is_calm(self) -> bool:
+        """Nothing breaks, so no request has an excuse to fail."""
+        return not self.crashes and not any(fault.kind != "slow" for fault in self.step_faults)
+
+
+def draw(choices: Choices) -> Scenario:
+    limits = _draw_limits(choices)
+    stems = [_draw_tokens(choices, 40) for _ in range(choices.between(1, 4, "stems"))]
+    num_scripts = choices.between(1, choices.pick((3, 12, 40), "crowd"), "scripts")
+    is_rough = choices.chance(0.5, "rough")
+    return Scenario(
+        seed=choices.seed,
+        config=_draw_config(choices, limits),
+        limits=limits,
+        weather=_draw_weather(choices),
+        step_s=choices.pick((0.01, 0.0, 0.1), "step time"),
+        scripts=tuple(_draw_script(choices, stems, limits) for _ in range(num_scripts)),
+        flushes_s=tuple(choices.seconds(2.0, "flush") for _ in range(choices.pick((0, 0, 1, 3), "flushes"))),
+        crashes=_draw_crashes(choices) if is_rough else (),
+        step_faults=_draw_step_faults(choices) if is_rough else (),
+    )
+
+
+def _draw_limits(choices: Choices) -> ExecutorLimits:
+    return ExecutorLimits(
+        num_pages=choices.pick((64, 3, 4, 6, 8, 12, 20, 32), "pages"),
+        page_size=choices.pick((4, 1, 2, 3, 8, 16), "page size"),
+        num_slots=choices.between(1, 8, "slots"),
+        context_length=choices.pick((80, 24, 48), "context"),
+        vocab_size=vocabulary.LOGITS_WIDTH,
+    )
+
+
+def _draw_config(choices: Choices, limits: ExecutorLimits) -> Config:
+    return Config(
+        http=HttpConfig(request_timeout=choices.pick((NO_DEADLINE_S, NO_DEADLINE_S, NO_DEADLINE_S, 3.0, 0.5), "deadline")),
+        scheduler=SchedulerConfig(
+            schedule_policy=choices.pick(POLICIES, "policy"),
+            schedule_conservativeness=choices.pick((1.0, 0.05, 0.3, 2.0), "conservativeness"),
+            max_running_requests=choices.pick((None, limits.num_slots), "max running"),
+            max_queued_requests=choices.pick((1000, 1000, 1, 4, 16), "max queued"),
+            chunked_prefill_size=choices.pick((16, -1, 1, 2, 5, 64), "budget"),
+            disable_overlap_schedule=choices.chance(0.3, "no overlap"),
+            random_seed=choices.seed,
+        ),
+        cache=CacheConfig(page_size=limits.page_size, disable_radix_cache=choices.chance(0.15, "no radix")),
+    )
+
+
+def _draw_weather(choices: Choices) -> Weather:
+    return choices.pick(
+        (
+            Weather(),
+            Weather(is_shuffled=False),
+            Weather(late_probability=0.05, most_late_s=0.2),
+            Weather(late_probability=0.3, most_late_s=0.02),
+        ),
+        "weather",
+    )
+
+
+def _draw_script(choices: Choices, stems: list[tuple[int, ...]], limits: ExecutorLimits) -> Script:
+    is_burst = choices.chance(0.3, "burst")
+    n = choices.pick((1, 1, 1, 1, 2, 3), "n")
+    return Script(
+        at_s=BURST_AT_S if is_burst else choices.seconds(2.0, "at"),
+        prompt=_draw_prompt(choices, stems),
+        params=(_draw_params(choices),) * n,
+        text=TextOptions(
+            stop=tuple(_draw_stop(choices) for _ in range(choices.pick((0, 0, 0, 1, 2), "stops"))),
+            no_stop_trim=choices.chance(0.3, "no stop trim"),
+            skip_special_tokens=choices.chance(0.7, "skip special"),
+        ),
+        priority=choices.between(0, 2, "priority"),
+        departure=_draw_departure(choices) if choices.chance(0.3, "leaves") else None,
+        read_pause_s=choices.pick((0.0, 0.0, 0.0, 0.03, 1.0), "read pause"),
+        stream_interval=choices.pick((1, 1, None, 3), "stream interval"),
+    )
+
+
+def _draw_tokens(choices: Choices, most: int) -> tuple[int, ...]:
+    num_tokens = choices.between(0, most, "tokens")
+    return tuple(choices.below(vocabulary.NUM_PLAIN_TOKENS, "token") for _ in range(num_tokens))
+
+
+def _draw_prompt(choices: Choices, stems: list[tuple[int, ...]]) -> Prompt:
+    if choices.chance(0.15, "as text"):
+        return TextPrompt(
+            "".join(choices.pick(("ab", "c", "d ", "é", "😂"), "piece") for _ in range(choices.between(1, 9, "pieces")))
+        )
+    stem = choices.pick(stems, "stem")
+    shared = stem[: choices.between(0, len(stem), "shared")]
+    return TokenPrompt((*shared, *_draw_tokens(choices, 6), choices.below(vocabulary.NUM_PLAIN_TOKENS, "last token")))
+
+
+def _draw_params(choices: Choices) -> SamplingParams:
+    max_new_tokens = (
+        choices.pick((8, None), "open end") if choices.chance(0.2, "odd length") else choices.between(0, 24, "length")
+    )
+    num_stop_ids = choices.pick((0, 0, 1, 3), "stop ids")
+    return SamplingParams(
+        max_new_tokens=max_new_tokens,
+        min_new_tokens=0,
+        temperature=0.0,
+        stop_token_ids=tuple(choices.below(vocabulary.LOGITS_WIDTH, "stop id") for _ in range(num_stop_ids)),
+        ignore_eos=choices.chance(0.5, "ignore eos"),
+    )
+
+
+def _draw_stop(choices: Choices) -> str:
+    return "".join(choices.pick(vocabulary.LETTERS, "stop letter") for _ in range(choices.pick((1, 2, 1), "stop length")))
+
+
+def _draw_departure(choices: Choices) -> Departure:
+    cause: AbortCause = choices.pick(("disconnect", "api"), "cause")
+    if choices.chance(0.5, "leaves by time"):
+        return Departure(cause, after_s=choices.seconds(choices.pick((0.02, 0.5, 3.0), "patience"), "leaves after"))
+    return Departure(cause, after_tokens=choices.between(0, 12, "leaves after tokens"))
+
+
+def _draw_crashes(choices: Choices) -> tuple[ActorCrash, ...]:
+    """At most three of each group, since a fourth within a minute is meant to end the process."""
+    crashes = [_draw_crash(choices, EDGES) for _ in range(choices.pick((0, 1, 2, 3), "edge crashes"))]
+    crashes += [_draw_crash(choices, ENGINE[:2]) for _ in range(choices.pick((0, 0, 1, 2), "engine crashes"))]
+    return tuple(crashes)
+
+
+def _draw_crash(choices: Choices, names: tuple[str, ...]) -> ActorCrash:
+    nth = choices.between(1, choices.pick((5, 40, 150), "how soon"), "nth message")
+    return ActorCrash(choices.pick(names, "who"), nth, choices.pick(("before", "after"), "when"))
+
+
+def _draw_step_faults(choices: Choices) -> tuple[StepFault, ...]:
+    kinds: tuple[Literal["slow", "invalid", "failed", "fatal"], ...] = ("slow", "invalid", "failed", "fatal")
+    num_faults = choices.pick((0, 1, 3), "step faults")
+    return tuple(StepFault(choices.between(1, 80, "nth step"), choices.pick(kinds, "fault")) for _ in range(num_faults))
