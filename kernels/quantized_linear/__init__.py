@@ -1,0 +1,57 @@
+"""Linear layers whose weights stay packed in 4 or 8 bits, with activations rounded to 8 bits in blocks of 32.
+
+The products are exact integers and the blocks are summed in order, so a row's result has the same bits in any batch, on any
+number of threads. The rounding of activations costs about 0.6 % per product, bfloat16's own is 0.3 %.
+"""
+
+from __future__ import annotations
+
+import struct
+
+import torch
+from torch import Tensor
+
+from kernels import native
+from kernels.quantized_linear import reference
+from kernels.quantized_linear.packing import GGUF_TYPES, PackedWeight, pack, quantize, unpack_rows
+
+__all__ = ["GGUF_TYPES", "PackedWeight", "pack", "quantize", "quantized_linear", "unpack_rows"]
+
+SLOTS = struct.Struct("14q")  # struct linear
+
+
+def quantized_linear(
+    x: Tensor, packed: PackedWeight, bias: Tensor | None = None, out_dtype: torch.dtype | None = None
+) -> Tensor:
+    """`x @ weight.T + bias`. Returns a new [rows, outputs] of `out_dtype`, or of x's dtype.
+
+    x: [rows, inputs] bfloat16 or float32, contiguous last dimension. bias: [outputs] float32.
+    """
+    out_dtype = out_dtype or x.dtype
+    run = native.function("quantized_linear")
+    if run is None or not x.is_cpu or x.dtype not in native.FLOATS or out_dtype not in native.FLOATS:
+        return reference.quantized_linear(x, packed, bias, out_dtype)
+    num_rows = x.shape[0]
+    bf16 = x.dtype is torch.bfloat16
+    out = x.new_empty((num_rows, packed.num_outputs), dtype=out_dtype)
+    failed = run(
+        SLOTS.pack(
+            out.data_ptr(),
+            x.data_ptr(),
+            packed.quants.data_ptr(),
+            packed.scales.data_ptr(),
+            0 if packed.minima is None else packed.minima.data_ptr(),
+            0 if bias is None else bias.data_ptr(),
+            num_rows,
+            packed.num_inputs,
+            packed.num_outputs,
+            x.stride(0) * (2 if bf16 else 4),
+            packed.bits,
+            packed.zero_point,
+            bf16,
+            out_dtype is torch.bfloat16,
+        )
+    )
+    if failed:
+        raise MemoryError("no memory for the rounded activations of a linear layer")
+    return out

@@ -1,0 +1,23 @@
+"""Quantized linear in torch: the definition that the other implementations are checked against."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from kernels.quantized_linear.packing import BLOCK, PackedWeight, unpack_rows
+
+
+def round_activations(x: Tensor) -> Tensor:
+    """x [rows, inputs] rounded to int8 in blocks of 32 and widened again: what the kernel multiplies. float32."""
+    blocks = x.float().reshape(x.shape[0], -1, BLOCK)
+    peaks = blocks.abs().amax(dim=-1, keepdim=True)
+    inverse = torch.where(peaks > 0, torch.full_like(peaks, 127.0) / peaks, 0.0)  # a division, not 127 times a reciprocal
+    return ((blocks * inverse).round() * (peaks / 127.0)).flatten(1)
+
+
+def quantized_linear(x: Tensor, packed: PackedWeight, bias: Tensor | None, out_dtype: torch.dtype) -> Tensor:
+    """See `kernels.quantized_linear.quantized_linear`."""
+    weight = unpack_rows(packed, torch.arange(packed.num_outputs))  # [outputs, inputs]
+    return functional.linear(round_activations(x), weight, None if bias is None else bias.float()).to(out_dtype)
