@@ -8,6 +8,7 @@ its details go to the log only.
 from __future__ import annotations
 
 import logging
+import socket
 from typing import Any
 
 from aiohttp import web
@@ -69,6 +70,14 @@ class Runner(web.AppRunner):
         )
 
 
+def check_address(host: str, port: int) -> None:
+    """Raise `StartError` if `serve` could not listen there now: worth knowing before a model is loaded."""
+    try:
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except OSError as error:
+        raise _not_listening(host, port, error) from None
+
+
 async def serve(app: web.Application, host: str, port: int) -> tuple[Runner, int]:
     """Listen; returns the runner, to be cleaned up, and the port, which matters if 0 was asked for. Raises `StartError`."""
     options: dict[str, Any] = {
@@ -86,9 +95,13 @@ async def serve(app: web.Application, host: str, port: int) -> tuple[Runner, int
         await web.TCPSite(runner, host, port).start()
     except OSError as error:
         await runner.cleanup()
-        reason = error.strerror or str(error)
-        raise StartError(f"can not listen on {host}:{port}: {reason}; choose another address with --host and --port") from None
+        raise _not_listening(host, port, error) from None
     return runner, runner.addresses[0][1]
+
+
+def _not_listening(host: str, port: int, error: OSError) -> StartError:
+    reason = error.strerror or str(error)
+    return StartError(f"can not listen on {host}:{port}: {reason}; choose another address with --host and --port")
 
 
 def _failure(status: int) -> Failure:

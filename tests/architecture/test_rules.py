@@ -51,9 +51,7 @@ def test_nothing_can_run_code_from_data(path: Path) -> None:
     assert not FORBIDDEN_CALLS & set(called(path))
 
 
-@pytest.mark.parametrize(
-    "path", [path for path in SOURCES if path.relative_to(ROOT).parts[1] in CONTROL_PLANE], ids=name
-)
+@pytest.mark.parametrize("path", [path for path in SOURCES if path.relative_to(ROOT).parts[1] in CONTROL_PLANE], ids=name)
 def test_actors_take_time_and_chance_from_outside(path: Path) -> None:
     assert not NONDETERMINISTIC_CALLS & set(called(path))
 

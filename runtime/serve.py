@@ -1,0 +1,196 @@
+"""`python -m runtime.serve`: loads a model, starts the actors, opens the port, and takes it all down again.
+
+Ends with 0 after SIGTERM or SIGINT, otherwise with the exit code of the `CallboardError` that it prints in one line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from random import Random, SystemRandom
+
+import msgspec
+import uvloop
+
+from runtime import command_line
+from runtime.actors.journal import Journal
+from runtime.actors.supervisor import Supervisor
+from runtime.assembly import CACHE, HTTP, METRICS, SCHEDULER, SUPERVISOR, Assembly, Parts
+from runtime.clock import Clock, SystemClock
+from runtime.config import Config, to_flat
+from runtime.errors import CallboardError, LoadError
+from runtime.executor.build import build_executor
+from runtime.http.app import make_app
+from runtime.http.connection import check_address, serve
+from runtime.http.info import ServerInfo
+from runtime.loading.checkpoint import Checkpoint, open_checkpoint
+from runtime.loading.vocabulary import Vocabulary
+from runtime.metrics.registry import Registry
+from runtime.scheduling.policy import load_policy
+from runtime.text.chat_template import ChatTemplate
+from runtime.watchdog import watch
+
+log = logging.getLogger("callboard")
+
+SWITCH_INTERVAL_S = 0.0005
+"""Python lets a thread keep the GIL for 5 ms by default: the event loop would wait that long for the executor's worker."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the server until it is told to stop."""
+    try:
+        config = _with_seed(command_line.parse(sys.argv[1:] if arguments is None else arguments))
+        _set_up_logging(config.metrics.log_level)
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
+        uvloop.run(_run(config))
+    except CallboardError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the one line that a person sees
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+async def _run(config: Config) -> None:
+    check_address(config.http.host, config.http.port)  # before the model is loaded, which takes longer
+    load_policy(config.scheduler.schedule_policy, Random(0))
+    checkpoint = open_checkpoint(config.model)
+    parts = _make_parts(config, checkpoint)
+    journal = Journal(parts.clock)
+    assembly = Assembly(parts, Supervisor(parts.clock, observe=journal))
+    await assembly.supervisor.start()
+    try:
+        await _serve(assembly, checkpoint, journal)
+    finally:
+        await assembly.supervisor.stop()
+        parts.executor.stop()
+
+
+def _make_parts(config: Config, checkpoint: Checkpoint) -> Parts:
+    clock = SystemClock()
+    vocabulary = checkpoint.vocabulary()
+    executor = build_executor(config, checkpoint)
+    executor.warm_up()
+    return Parts(
+        config=config,
+        executor=executor,
+        vocabulary=vocabulary,
+        chat_template=_chat_template(config.model.chat_template, vocabulary, clock),
+        registry=Registry(_served_name(config)),
+        clock=clock,
+    )
+
+
+def _chat_template(file: str | None, vocabulary: Vocabulary, clock: Clock) -> ChatTemplate | None:
+    """The operator's template, else the model's own, if there is one. Raises `LoadError`."""
+    source = vocabulary.chat_template
+    if file is not None:
+        try:
+            source = Path(file).read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise LoadError(f"the chat template {file} can not be read: {error}") from None
+    return None if source is None else ChatTemplate(source, vocabulary.special_tokens, clock)
+
+
+async def _serve(assembly: Assembly, checkpoint: Checkpoint, journal: Journal) -> None:
+    """From the open port to the last answer."""
+    config, clock = assembly.parts.config, assembly.parts.clock
+    app = make_app(
+        assembly.replies,
+        config,
+        _server_info(assembly.parts, checkpoint),
+        clock=clock,
+        seeds=Random(config.scheduler.random_seed),
+        scheduler=assembly.ref(HTTP, SCHEDULER),
+        cache=assembly.ref(HTTP, CACHE),
+        metrics=assembly.ref(HTTP, METRICS),
+    )
+    runner, port = await serve(app, config.http.host, config.http.port)
+    try:
+        gc.collect()
+        gc.freeze()  # the model and the modules live as long as the process: not worth a look at each collection
+        log.info("listening on http://%s:%d", config.http.host, port)
+        log.info("The server is fired up and ready to roll!")
+        await _until_stopped(assembly, journal)
+    finally:
+        await runner.cleanup()
+
+
+async def _until_stopped(assembly: Assembly, journal: Journal) -> None:
+    """Wait for a signal and drain; or raise what ended the engine, after every open request got its error."""
+    scheduler = assembly.ref(SUPERVISOR, SCHEDULER)
+    timeout_s = assembly.parts.config.scheduler.watchdog_timeout
+    ends = [
+        asyncio.create_task(_drain_at_signal(assembly)),
+        asyncio.create_task(assembly.supervisor.wait()),
+        asyncio.create_task(watch(scheduler, assembly.parts.clock, timeout_s)),
+    ]
+    (first, *_), others = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    for task in others:
+        task.cancel()
+    error = first.exception()
+    if error is not None:
+        journal.dump(str(error))
+        assembly.replies.refuse()
+        assembly.replies.lose_all(str(error))
+        raise error
+
+
+async def _drain_at_signal(assembly: Assembly) -> None:
+    """Wait for SIGTERM or SIGINT, then for the open requests. A second signal ends the waiting at once."""
+    signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, signals.put_nowait, number)
+    deadline_s = assembly.parts.config.http.drain_timeout
+    received = await signals.get()
+    log.info("%s: no new requests are taken; open ones get %g s", received.name, deadline_s)
+    assembly.replies.refuse()
+    drained = asyncio.create_task(assembly.replies.wait_idle(deadline_s))
+    again = asyncio.create_task(signals.get())
+    await asyncio.wait((drained, again), return_when=asyncio.FIRST_COMPLETED)
+    again.cancel()
+    if not drained.done():
+        drained.cancel()
+        drained = asyncio.create_task(assembly.replies.wait_idle(0))
+    log.info("stopped; %d requests were cut", (await drained).num_cut)
+
+
+def _server_info(parts: Parts, checkpoint: Checkpoint) -> ServerInfo:
+    limits, model = parts.executor.limits, parts.config.model
+    return ServerInfo(
+        model_path=model.model_path or checkpoint.name,
+        tokenizer_path=model.tokenizer_path or str(checkpoint.path),
+        served_model_name=_served_name(parts.config),
+        context_length=limits.context_length,
+        vocab_size=limits.vocab_size,
+        max_total_num_tokens=limits.num_pages * limits.page_size,
+        version=version("callboard"),
+        started_at=int(parts.clock.wall()),
+        flags=to_flat(parts.config),
+    )
+
+
+def _served_name(config: Config) -> str:
+    assert config.model.served_model_name is not None, "resolve() fills it in"
+    return config.model.served_model_name
+
+
+def _with_seed(config: Config) -> Config:
+    """The one place where chance enters; from here on it is a seed."""
+    if config.scheduler.random_seed is not None:
+        return config
+    scheduler = msgspec.structs.replace(config.scheduler, random_seed=SystemRandom().getrandbits(32))
+    return msgspec.structs.replace(config, scheduler=scheduler)
+
+
+def _set_up_logging(level: str) -> None:
+    logging.basicConfig(level=level.upper(), format="[%(asctime)s] %(message)s", datefmt="%Y-%m-%d %H:%M:%S", stream=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
