@@ -150,11 +150,12 @@ class Assembly:
         self.ref(SUPERVISOR, HTTP).tell_control(lost)
 
     def _tokenizer_crashed(self, crash: Crash) -> None:
-        """Its mailbox is kept: only what crashed it is lost, and an abort must not be."""
+        """Its mailbox is kept: only what crashed it is lost. An abort must not be, and a request may have been passed on."""
         for message in crash.lost:
             if isinstance(message, Tokenize):
                 failure = InternalError("the request could not be tokenized").failure
                 self.ref(SUPERVISOR, HTTP).tell(RequestFailed(request_id=message.request_id, failure=failure))
-            elif isinstance(message, Abort):
+                message = Abort(request_id=message.request_id, cause="restart")
+            if isinstance(message, Abort):
                 self.ref(TOKENIZER, SCHEDULER).tell(message)
 
