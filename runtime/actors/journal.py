@@ -8,7 +8,6 @@ JSON lines: two runs are the same run if and only if their lines are.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from collections import deque
 from pathlib import Path
@@ -65,6 +64,7 @@ class FullJournal:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._encode = msgspec.msgpack.Encoder(order="deterministic").encode
+        self._encode_line = msgspec.json.Encoder().encode
         self.lines: list[str] = []
 
     def __call__(self, receiver: str, envelope: Envelope) -> None:
@@ -85,9 +85,9 @@ class FullJournal:
         path.write_text("\n".join(self.lines) + "\n", encoding="utf-8")
 
     def _write(self, kind: str, value: Any) -> None:
-        self.lines.append(json.dumps([kind, value], separators=(",", ":")))
+        self.lines.append(self._encode_line((kind, value)).decode())
 
 
 def read(path: Path) -> list[tuple[str, Any]]:
-    """The (kind, value) pairs of a saved `FullJournal`. Raises `OSError` and `ValueError`."""
-    return [tuple(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+    """The (kind, value) pairs of a saved `FullJournal`. Raises `OSError` and `msgspec.DecodeError`."""
+    return [tuple(msgspec.json.decode(line)) for line in path.read_text(encoding="utf-8").splitlines()]

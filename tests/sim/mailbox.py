@@ -39,20 +39,13 @@ class ShuffledMailbox(Mailbox):
         self._choices = choices
         self._weather = weather
         self._queues: dict[str, deque[_Late]] = {}
-        self.most_data = 0
 
     def __len__(self) -> int:
-        return len(self._control) + self.num_data
-
-    @property
-    def num_data(self) -> int:
-        return sum(len(queue) for queue in self._queues.values())
+        return len(self._control) + sum(len(queue) for queue in self._queues.values())
 
     def put(self, envelope: Envelope) -> None:
-        num_data = self.num_data
-        if num_data >= self.capacity:
+        if len(self) - len(self._control) >= self.capacity:
             raise MailboxFull(f"the mailbox of {self.owner} is full ({self.capacity} messages)")
-        self.most_data = max(self.most_data, num_data + 1)
         loop = asyncio.get_running_loop()
         queue = self._queues.setdefault(envelope.sender, deque())
         due_s = max(queue[-1].due_s if queue else 0.0, loop.time() + self._delay_s())

@@ -85,7 +85,8 @@ class Scenario:
 
 def draw(choices: Choices) -> Scenario:
     limits = _draw_limits(choices)
-    stems = [_draw_tokens(choices, 40) for _ in range(choices.between(1, 4, "stems"))]
+    longest = max(2, min(40, limits.num_pages * limits.page_size - 4, limits.context_length - 16))
+    stems = [_draw_tokens(choices, longest) for _ in range(choices.between(1, 4, "stems"))]
     num_scripts = choices.between(1, choices.pick((3, 12, 40), "crowd"), "scripts")
     is_rough = choices.chance(0.5, "rough")
     return Scenario(
@@ -180,7 +181,7 @@ def _draw_params(choices: Choices) -> SamplingParams:
     num_stop_ids = choices.pick((0, 0, 1, 3), "stop ids")
     return SamplingParams(
         max_new_tokens=max_new_tokens,
-        min_new_tokens=0,
+        min_new_tokens=min(choices.pick((0, 0, 0, 3, 24), "min length"), max_new_tokens or 0),
         temperature=0.0,
         stop_token_ids=tuple(choices.below(vocabulary.LOGITS_WIDTH, "stop id") for _ in range(num_stop_ids)),
         ignore_eos=choices.chance(0.5, "ignore eos"),

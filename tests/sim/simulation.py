@@ -97,6 +97,7 @@ class Theatre:
         everybody.result()
         escalated.cancel()
         await self._settle()
+        self.inspector.check_counts()
         judge = Judge(self.scenario, Oracle(_VOCABULARY, self.scenario.limits))
         for client in self.clients:
             judge.judge(client)
