@@ -159,6 +159,7 @@ def test_sentencepiece_ids_are_those_of_transformers(tmp_path: Path) -> None:
 def test_sentencepiece_prefers_the_better_score() -> None:
     tokenizer = vocabulary.from_gguf(sentencepiece_metadata()).tokenizer
     assert tokenizer.encode("the he", add_special_tokens=False).tokens == ["▁the", "▁", "he"]
+    assert tokenizer.encode("athe", add_special_tokens=False).tokens == ["▁a", "t", "he"]
 
 
 def test_sentencepiece_without_a_space_prefix() -> None:

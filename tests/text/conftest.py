@@ -14,7 +14,7 @@ from runtime.messages import Message
 
 BYTE_MERGES = ["h e", "l l", "he ll", "Ġ w", "Ã ©", "ð Ł", "ðŁ ĺ", "a b", "ab a"]
 BYTE_SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-PIECES = ["▁", "e", "t", "h", "a", "b", "▁t", "he", "▁the", "▁a", "!", "\n", "é"]
+PIECES = ["▁", "e", "t", "h", "a", "b", "▁t", "he", "▁the", "▁a", "!", "\n", "é", "th"]
 
 SAMPLES = [
     "hello world, hell is other people",

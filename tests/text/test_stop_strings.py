@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.text.stop_strings import StopStrings
@@ -26,6 +26,7 @@ def longest_beginning(text: str, stops: list[str]) -> int:
     return max((size for stop in stops for size in range(len(stop)) if text.endswith(stop[:size])), default=0)
 
 
+@settings(max_examples=400)
 @given(TEXTS, STOPS, st.booleans(), st.data())
 def test_same_as_a_search_in_the_whole_text(text: str, stops: list[str], keep_match: bool, data: st.DataObject) -> None:
     finder = StopStrings(stops, keep_match=keep_match)
@@ -52,6 +53,8 @@ def test_same_as_a_search_in_the_whole_text(text: str, stops: list[str], keep_ma
         (["xabcd"], ["bcd", "c"], "xab", "c"),
         (["xabc"], ["c", "abc"], "x", "abc"),
         (["aab", "aac"], ["aac"], "aab", "aac"),
+        (["aaab"], ["aab"], "a", "aab"),
+        (["ababac"], ["abac"], "ab", "abac"),
         (["\n", "\n"], ["\n\n"], "", "\n\n"),
         (["no stop"], [], "no stop", None),
     ],
