@@ -1,7 +1,7 @@
 /* Linear layers with 4-bit or 8-bit weights: activations are rounded to int8 in blocks of 32, products are exact integers.
  *
  * Weights lie in tiles of 16 outputs, a block of 32 inputs at a time, in the order the dot-product instruction wants them (see
- * packing.py). A tile's block is unpacked into registers once and meets up to MOST_ROWS rows of activations there. A row's sum
+ * packing.py). A tile's block is unpacked into registers once and meets a panel of up to MOST_ROWS rows there. A row's sum
  * runs over the blocks in order, whatever rows are beside it and whoever computes it: the result has the same bits in every batch.
  */
 #include <stdlib.h>
@@ -10,8 +10,9 @@
 
 #define BLOCK 32
 #define GROUPS (BLOCK / 4) /* inputs go by in fours */
-#define MOST_ROWS 12
-#define ROWS_PER_TASK (4 * MOST_ROWS)
+#define MOST_ROWS 8
+#define ROWS_ABREAST 4
+#define ROWS_PER_TASK (8 * MOST_ROWS)
 #define OPERATIONS_PER_TASK 200000 /* about 2 us */
 
 /* As SLOTS in __init__.py lays it out. Strides in bytes. */
@@ -27,15 +28,37 @@ struct linear {
     int64_t x_bf16, out_bf16;
 };
 
-/* The rounded activations: x is about scale * quant, and offset = -zero_point * sum of quants, total = scale * that sum. */
+/* Rounded activations lie in panels of up to MOST_ROWS rows that are multiplied together. For each block of inputs a panel has
+ * the int8 of its rows, then for each row a scale (x is about scale * int8), a total (scale * the sum of the int8s) and an
+ * offset (-zero_point * that sum).
+ */
+#define ROW_BLOCK_BYTES (BLOCK + 12)
+
 struct activations {
     const struct linear *linear;
-    int8_t *quants;  /* [rows, inputs] */
-    float *scales;   /* [rows, blocks] */
-    float *totals;   /* [rows, blocks] */
-    int32_t *offsets; /* [rows, blocks] */
+    char *panels;
     int64_t num_blocks, num_tiles, tiles_per_task, rows_per_task, num_row_tasks;
 };
+
+/* One row's place in its panel at one block, and what stands there. */
+struct place {
+    int8_t *quants;
+    float *scale, *total;
+    int32_t *offset;
+};
+
+INLINE struct place place_of(char *panel, int64_t block, int64_t row, int64_t num_rows) {
+    char *at = panel + block * num_rows * ROW_BLOCK_BYTES;
+    float *values = (float *)(at + num_rows * BLOCK);
+    return (struct place){(int8_t *)at + row * BLOCK, values + row, values + num_rows + row, (int32_t *)(values + 2 * num_rows) + row};
+}
+
+/* Rows of the panel that starts with `num_left` rows to go. Only these sizes are compiled. */
+INLINE int64_t panel_rows(int64_t num_left) {
+    return num_left >= MOST_ROWS ? MOST_ROWS : num_left >= 4 ? 4 : num_left;
+}
+
+INLINE char *panel_at(const struct activations *x, int64_t row) { return x->panels + row * x->num_blocks * ROW_BLOCK_BYTES; }
 
 INLINE f32x16 floats_of_halves(const uint16_t *halves) {
 #if defined(__AVX512F__)
@@ -70,29 +93,33 @@ INLINE int32_t round_block(f32x16 low, f32x16 high, int8_t *quants) {
 #endif
 }
 
-INLINE void quantize_row(const struct activations *to, int64_t row, int bf16) {
-    const struct linear *linear = to->linear;
-    const char *x = linear->x + row * linear->x_stride;
-    int8_t *quants = to->quants + row * linear->num_inputs;
+INLINE void quantize_row(const struct activations *to, int64_t row, char *panel, int64_t panel_row, int64_t num_rows, int bf16) {
+    const char *x = to->linear->x + row * to->linear->x_stride;
     for (int64_t block = 0; block < to->num_blocks; block++) {
+        struct place place = place_of(panel, block, panel_row, num_rows);
         f32x16 low = load(x, block * BLOCK, bf16), high = load(x, block * BLOCK + LANES, bf16);
         float peak = largest_lane(larger(larger(low, -low), larger(high, -high)));
-        float inverse = peak > 0.0f ? 127.0f / peak : 0.0f, scale = peak / 127.0f;
-        int32_t sum = round_block(low * inverse, high * inverse, quants + block * BLOCK);
-        int64_t at = row * to->num_blocks + block;
-        to->scales[at] = scale;
-        to->totals[at] = scale * (float)sum;
-        to->offsets[at] = (int32_t)-linear->zero_point * sum;
+        float inverse = peak > 0.0f ? 127.0f / peak : 0.0f;
+        int32_t sum = round_block(low * inverse, high * inverse, place.quants);
+        *place.scale = peak / 127.0f;
+        *place.total = *place.scale * (float)sum;
+        *place.offset = (int32_t)-to->linear->zero_point * sum;
     }
 }
 
-static void quantize_rows(const void *context, int64_t begin, int64_t end) {
+/* Items are spans of MOST_ROWS rows: a whole number of panels. */
+static void quantize_spans(const void *context, int64_t begin, int64_t end) {
     const struct activations *to = context;
-    for (int64_t row = begin; row < end; row++)
-        if (to->linear->x_bf16)
-            quantize_row(to, row, 1);
-        else
-            quantize_row(to, row, 0);
+    int64_t row = begin * MOST_ROWS, end_row = least(end * MOST_ROWS, to->linear->num_rows);
+    while (row < end_row) {
+        int64_t num_rows = panel_rows(end_row - row);
+        for (int64_t r = 0; r < num_rows; r++)
+            if (to->linear->x_bf16)
+                quantize_row(to, row + r, panel_at(to, row), r, num_rows, 1);
+            else
+                quantize_row(to, row + r, panel_at(to, row), r, num_rows, 0);
+        row += num_rows;
+    }
 }
 
 /* A block of one tile, four bytes of each of 16 outputs to a register. */
@@ -155,37 +182,53 @@ INLINE void store_outputs(const struct linear *linear, int64_t row, int64_t colu
         store_some(out, column, count, sum, (int)linear->out_bf16);
 }
 
-/* `num_rows` rows (a constant) against one tile. */
-INLINE void multiply_tile(const struct activations *x, int64_t tile, int64_t row, int num_rows, int64_t bits, int minima) {
+/* One block of a tile against rows `first` to `first + count` of a panel, side by side as each sum waits for itself. */
+INLINE void multiply_block(const struct weights *weights, f32x16 scale, f32x16 low, char *panel, int64_t block, int first,
+                           int count, int num_rows, f32x16 *sums, int64_t bits, int minima) {
+    i32x16 dots[ROWS_ABREAST];
+    for (int r = 0; r < count; r++) dots[r] = (i32x16){0} + *place_of(panel, block, first + r, num_rows).offset;
+    for (int g = 0; g < GROUPS; g++)
+        for (int r = 0; r < count; r++)
+            dots[r] = dot_four(dots[r], weights->groups[g], place_of(panel, block, first + r, num_rows).quants + 4 * g, bits);
+    for (int r = 0; r < count; r++) {
+        struct place place = place_of(panel, block, first + r, num_rows);
+        f32x16 *sum = sums + first + r;
+        *sum = multiply_add(__builtin_convertvector(dots[r], f32x16) * *place.scale, scale, *sum);
+        if (minima) *sum = multiply_add(broadcast(*place.total), low, *sum);
+    }
+}
+
+/* A panel of `num_rows` rows (a constant), the first of them `row`, against one tile. */
+INLINE void multiply_panel(const struct activations *x, int64_t tile, int64_t row, int num_rows, int64_t bits, int minima) {
     const struct linear *linear = x->linear;
     int64_t num_blocks = x->num_blocks, block_bytes = bits * BLOCK * LANES / 8;
     const uint8_t *quants = linear->quants + tile * num_blocks * block_bytes;
     const uint16_t *scales = linear->scales + tile * num_blocks * LANES, *lows = linear->minima + tile * num_blocks * LANES;
+    char *panel = panel_at(x, row);
     f32x16 sums[MOST_ROWS];
     for (int r = 0; r < num_rows; r++) sums[r] = broadcast(0.0f);
     for (int64_t block = 0; block < num_blocks; block++) {
         struct weights weights = unpack(quants + block * block_bytes, bits);
         f32x16 scale = floats_of_halves(scales + block * LANES);
         f32x16 low = minima ? floats_of_halves(lows + block * LANES) : scale;
-        for (int r = 0; r < num_rows; r++) {
-            int64_t at = (row + r) * num_blocks + block;
-            const int8_t *inputs = x->quants + (row + r) * linear->num_inputs + block * BLOCK;
-            i32x16 dot = (i32x16){0} + x->offsets[at];
-            for (int g = 0; g < GROUPS; g++) dot = dot_four(dot, weights.groups[g], inputs + 4 * g, bits);
-            sums[r] = multiply_add(__builtin_convertvector(dot, f32x16) * x->scales[at], scale, sums[r]);
-            if (minima) sums[r] = multiply_add(broadcast(x->totals[at]), low, sums[r]);
-        }
+        for (int r = 0; r < num_rows; r += ROWS_ABREAST)
+            multiply_block(&weights, scale, low, panel, block, r, num_rows - r < ROWS_ABREAST ? num_rows - r : ROWS_ABREAST,
+                           num_rows, sums, bits, minima);
     }
     for (int r = 0; r < num_rows; r++) store_outputs(linear, row + r, tile * LANES, sums[r]);
 }
 
 INLINE void multiply_rows(const struct activations *x, int64_t tile, int64_t row, int64_t end_row, int64_t bits, int minima) {
-    for (; row + MOST_ROWS <= end_row; row += MOST_ROWS) multiply_tile(x, tile, row, MOST_ROWS, bits, minima);
-    for (; row + 4 <= end_row; row += 4) multiply_tile(x, tile, row, 4, bits, minima);
-    switch (end_row - row) {
-    case 3: return multiply_tile(x, tile, row, 3, bits, minima);
-    case 2: return multiply_tile(x, tile, row, 2, bits, minima);
-    case 1: return multiply_tile(x, tile, row, 1, bits, minima);
+    for (; row + MOST_ROWS <= end_row; row += MOST_ROWS) multiply_panel(x, tile, row, MOST_ROWS, bits, minima);
+    while (row < end_row) {
+        int64_t num_rows = panel_rows(end_row - row);
+        switch (num_rows) {
+        case 4: multiply_panel(x, tile, row, 4, bits, minima); break;
+        case 3: multiply_panel(x, tile, row, 3, bits, minima); break;
+        case 2: multiply_panel(x, tile, row, 2, bits, minima); break;
+        case 1: multiply_panel(x, tile, row, 1, bits, minima); break;
+        }
+        row += num_rows;
     }
 }
 
@@ -208,17 +251,14 @@ static void multiply(const void *context, int64_t begin, int64_t end) {
 EXPORT int64_t callboard_quantized_linear(const struct linear *linear) {
     int64_t num_rows = linear->num_rows, num_blocks = linear->num_inputs / BLOCK;
     struct activations x = {.linear = linear, .num_blocks = num_blocks, .num_tiles = (linear->num_outputs + LANES - 1) / LANES};
-    char *memory = malloc((size_t)(num_rows * (linear->num_inputs + num_blocks * 12)) + 1);
-    if (!memory) return 1;
-    x.scales = (float *)memory;
-    x.totals = x.scales + num_rows * num_blocks;
-    x.offsets = (int32_t *)(x.totals + num_rows * num_blocks);
-    x.quants = (int8_t *)(x.offsets + num_rows * num_blocks);
-    parallel(quantize_rows, &x, num_rows, most(1, 16384 / most(linear->num_inputs, 1)));
+    x.panels = malloc((size_t)(num_rows * num_blocks * ROW_BLOCK_BYTES) + 1);
+    if (!x.panels) return 1;
+    int64_t num_spans = (num_rows + MOST_ROWS - 1) / MOST_ROWS;
+    parallel(quantize_spans, &x, num_spans, most(1, 16384 / (MOST_ROWS * most(linear->num_inputs, 1))));
     x.rows_per_task = least(num_rows, ROWS_PER_TASK);
     x.num_row_tasks = (num_rows + ROWS_PER_TASK - 1) / ROWS_PER_TASK;
     x.tiles_per_task = most(1, OPERATIONS_PER_TASK / most(1, x.rows_per_task * linear->num_inputs * LANES));
     parallel(multiply, &x, (x.num_tiles + x.tiles_per_task - 1) / x.tiles_per_task * x.num_row_tasks, 1);
-    free(memory);
+    free(x.panels);
     return 0;
 }
