@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 
 KEEPALIVE_S = 75.0
 SHUTDOWN_S = 5.0
+LINGER_S = 1.0
+"""How long the rest of a refused body is read, so that its sender gets to see the answer."""
 MAX_LINE_BYTES = 8190
 MAX_HEADER_BYTES = 16 * 2**10
 
@@ -85,6 +87,7 @@ async def serve(app: web.Application, host: str, port: int) -> tuple[Runner, int
         "auto_decompress": False,
         "handler_cancellation": True,
         "keepalive_timeout": KEEPALIVE_S,
+        "lingering_time": LINGER_S,
         "max_line_size": MAX_LINE_BYTES,
         "max_field_size": MAX_HEADER_BYTES,
         "shutdown_timeout": SHUTDOWN_S,

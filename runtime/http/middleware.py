@@ -30,6 +30,7 @@ CORS_HEADERS = {
 async def stamp(request: web.Request, response: web.StreamResponse) -> None:
     """Put the headers that every response has on it, just before it is sent."""
     response.headers.update(CORS_HEADERS)
+    response.headers["Server"] = "callboard"
     response.headers["x-request-id"] = request[REQUEST_ID]
 
 

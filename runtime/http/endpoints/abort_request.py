@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 from aiohttp import web
 
 from runtime.errors import InvalidRequest
 from runtime.http.body import read_body
+from runtime.http.schema.decoding import UNREAD, Unread
 from runtime.http.service import SERVICE
 
 
 class AbortRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     rid: str | None = None
     abort_all: bool | None = None
-    abort_message: Any = None
+    abort_message: Unread = UNREAD
 
 
 async def abort_request(request: web.Request) -> web.Response:

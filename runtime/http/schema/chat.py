@@ -11,7 +11,7 @@ from runtime.http.generation import Generation
 from runtime.http.info import ServerInfo
 from runtime.http.schema import openai
 from runtime.http.schema.choices import Caller, choices_of
-from runtime.http.schema.decoding import check_depth, refuse
+from runtime.http.schema.decoding import UNREAD, Unread, check_depth, decode, is_set, refuse
 from runtime.params import ChatPrompt
 
 NOT_YET: dict[str, tuple[Any, ...]] = openai.NOT_YET | {
@@ -27,6 +27,8 @@ NOT_YET: dict[str, tuple[Any, ...]] = openai.NOT_YET | {
 TEMPLATE_NAMES = frozenset({"messages", "add_generation_prompt", "continue_final_message", "tools", "documents"})
 """Variables of the template that have their own fields."""
 
+MAX_TEMPLATE_ARGUMENTS_BYTES = 64 * 2**10
+
 
 class ContentPart(msgspec.Struct, kw_only=True):
     """Keys of other types of parts are not looked at."""
@@ -41,12 +43,12 @@ class Turn(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     name: str | None = None
     tool_call_id: str | None = None
     reasoning_content: str | None = None
-    tool_calls: Any = None
-    function_call: Any = None
+    tool_calls: Unread = UNREAD
+    function_call: Unread = UNREAD
 
-    refusal: Any = None
-    audio: Any = None
-    annotations: Any = None
+    refusal: Unread = UNREAD
+    audio: Unread = UNREAD
+    annotations: Unread = UNREAD
 
 
 class ChatCompletionRequest(openai.OpenAiRequest, kw_only=True, forbid_unknown_fields=True):
@@ -54,26 +56,26 @@ class ChatCompletionRequest(openai.OpenAiRequest, kw_only=True, forbid_unknown_f
     max_completion_tokens: int | None = None
     continue_final_message: bool | None = None
     add_generation_prompt: bool | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
+    chat_template_kwargs: Unread = UNREAD
 
-    logprobs: Any = None
-    top_logprobs: Any = None
-    tools: Any = None
-    tool_choice: Any = None
-    functions: Any = None
-    function_call: Any = None
-    audio: Any = None
-    input_ids: Any = None
+    logprobs: Unread = UNREAD
+    top_logprobs: Unread = UNREAD
+    tools: Unread = UNREAD
+    tool_choice: Unread = UNREAD
+    functions: Unread = UNREAD
+    function_call: Unread = UNREAD
+    audio: Unread = UNREAD
+    input_ids: Unread = UNREAD
 
-    modalities: Any = None
-    parallel_tool_calls: Any = None
-    prediction: Any = None
-    reasoning: Any = None
-    reasoning_effort: Any = None
-    separate_reasoning: Any = None
-    stream_reasoning: Any = None
-    verbosity: Any = None
-    web_search_options: Any = None
+    modalities: Unread = UNREAD
+    parallel_tool_calls: Unread = UNREAD
+    prediction: Unread = UNREAD
+    reasoning: Unread = UNREAD
+    reasoning_effort: Unread = UNREAD
+    separate_reasoning: Unread = UNREAD
+    stream_reasoning: Unread = UNREAD
+    verbosity: Unread = UNREAD
+    web_search_options: Unread = UNREAD
 
 
 def generations_of(request: ChatCompletionRequest, caller: Caller) -> list[Generation]:
@@ -111,19 +113,26 @@ def _prompt(request: ChatCompletionRequest, info: ServerInfo) -> ChatPrompt:
     )
 
 
-def _template_arguments(arguments: dict[str, Any] | None) -> dict[str, Any]:
-    if not arguments:
+def _template_arguments(field: Unread) -> dict[str, Any]:
+    param = "chat_template_kwargs"
+    if not is_set(field):
         return {}
+    if len(bytes(field)) > MAX_TEMPLATE_ARGUMENTS_BYTES:
+        raise InvalidRequest(f"{param} is larger than {MAX_TEMPLATE_ARGUMENTS_BYTES} bytes", param=param)
+    try:
+        arguments = decode(bytes(field), dict[str, Any])
+    except InvalidRequest as error:
+        raise InvalidRequest(error.failure.message, param=param) from None
     for name in arguments:
         if name in TEMPLATE_NAMES:
-            raise InvalidRequest(f"{name} has a field of its own", param=f"chat_template_kwargs.{name}")
-    check_depth(arguments, "chat_template_kwargs")
+            raise InvalidRequest(f"{name} has a field of its own", param=f"{param}.{name}")
+    check_depth(arguments, param)
     return arguments
 
 
 def _turn(turn: Turn, param: str) -> dict[str, Any]:
     """As templates see it: they know no developer, who is the system by another name, and no content but text."""
-    if turn.tool_calls or turn.function_call:
+    if is_set(turn.tool_calls) or is_set(turn.function_call):
         raise Unsupported("tool calls are not supported", param=f"{param}.tool_calls")
     if turn.content is None and turn.role != "assistant":
         raise InvalidRequest(f"{param} needs content", param=f"{param}.content")

@@ -8,7 +8,7 @@ from runtime.errors import Unsupported
 from runtime.http.generation import Generation
 from runtime.http.schema import openai
 from runtime.http.schema.choices import Caller, choices_of
-from runtime.http.schema.decoding import refuse
+from runtime.http.schema.decoding import UNREAD, Unread, refuse
 from runtime.http.schema.prompts import RawPrompt, check_num_sequences, parse_prompts
 
 DEFAULT_MAX_TOKENS = 16
@@ -20,9 +20,9 @@ class CompletionRequest(openai.OpenAiRequest, kw_only=True, forbid_unknown_field
     prompt: RawPrompt
     best_of: int | None = None
 
-    logprobs: Any = None
-    echo: Any = None
-    suffix: Any = None
+    logprobs: Unread = UNREAD
+    echo: Unread = UNREAD
+    suffix: Unread = UNREAD
 
 
 def generations_of(request: CompletionRequest, caller: Caller) -> list[Generation]:

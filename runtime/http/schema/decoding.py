@@ -6,8 +6,10 @@ here its errors get the name of the field as the client wrote it. Of duplicate k
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -22,13 +24,22 @@ _FIELD = re.compile(r"(?:unknown|required) field `(?P<name>.*)`$", re.DOTALL)
 _BYTE = re.compile(r"\(byte (\d+)\)$")
 _KEY_BEFORE = re.compile(rb'"(\w{1,64})"\s*:\s*-?$')
 
+Unread = msgspec.Raw
+"""The type of fields that are accepted and not looked at: values are not built for them, however large they are."""
+
+UNREAD = msgspec.Raw(b"null")
+"""What such a field is without a value."""
+
+MAX_COMPARED_BYTES = 4096
+
 _T = TypeVar("_T")
 
 
 def decode(body: bytes, kind: type[_T]) -> _T:
     """`body` as a `kind`. Raises `InvalidRequest` with `param` set wherever a field is to blame."""
     try:
-        return msgspec.json.decode(body, type=kind)
+        with _collection_paused():
+            return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
         raise _invalid_value(str(error)) from None
     except msgspec.DecodeError as error:
@@ -50,12 +61,40 @@ def check_depth(value: Any, param: str) -> None:
 
 
 def refuse(fields: msgspec.Struct, accepted: Mapping[str, tuple[Any, ...]], prefix: str = "") -> None:
-    """Raise `Unsupported` for the first field that asks for more than its `accepted` values, which do nothing."""
+    """Raise `Unsupported` for the first unread field that asks for more than its `accepted` values, which do nothing.
+
+    A list that holds one value for each prompt is as good as its items.
+    """
     values = msgspec.structs.asdict(fields)
     for name, harmless in accepted.items():
-        value = values[name]
-        if not any(type(value) is type(choice) and value == choice for choice in (None, *harmless)):
+        if not _is_harmless(values[name], (None, *harmless)):
             raise Unsupported(f"{prefix}{name} is not supported with this value", param=prefix + name)
+
+
+def is_set(field: Unread) -> bool:
+    """Whether an unread field holds more than null or an empty value."""
+    return not _is_harmless(field, (None, False, "", [], {}))
+
+
+def _is_harmless(field: Unread, harmless: tuple[Any, ...]) -> bool:
+    raw = bytes(field)
+    if len(raw) > MAX_COMPARED_BYTES:
+        return False
+    value = decode(raw, object)
+    items = value if isinstance(value, list) and value else [value]
+    return all(any(type(item) is type(choice) and item == choice for choice in harmless) for item in items)
+
+
+@contextlib.contextmanager
+def _collection_paused() -> Iterator[None]:
+    """Parsing makes no garbage, but a million new lists would make the collector look for it again and again."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _children(item: Any) -> list[Any]:

@@ -11,7 +11,7 @@ from runtime.errors import InvalidRequest
 from runtime.http.generation import Generation
 from runtime.http.info import ServerInfo
 from runtime.http.schema.choices import Caller, check_num_choices, choices_of
-from runtime.http.schema.decoding import refuse
+from runtime.http.schema.decoding import UNREAD, Unread, refuse
 from runtime.http.schema.prompts import check_num_sequences, parse_prompts
 from runtime.http.schema.sampling import SamplingFields, check_options, sampling_params_of, text_options_of
 from runtime.params import Prompt
@@ -40,7 +40,7 @@ NOT_YET: dict[str, tuple[Any, ...]] = {
     "max_thinking_tokens": (),
     "background": (False,),
 }
-"""Fields of features that are not there, with the values (besides null) that do not ask for them. Lists hold one per prompt."""
+"""Fields of features that are not there, with the values (besides null) that do not ask for them."""
 
 SAMPLING_NOT_YET: dict[str, tuple[Any, ...]] = {
     "json_schema": ("",),
@@ -62,15 +62,15 @@ class NativeSampling(SamplingFields, kw_only=True, forbid_unknown_fields=True):
     min_new_tokens: int | None = None
     sampling_seed: int | None = None
 
-    json_schema: Any = None
-    regex: Any = None
-    ebnf: Any = None
-    structural_tag: Any = None
-    stop_regex: Any = None
-    custom_params: Any = None
-    beam_width: Any = None
-    watermark: Any = None
-    stream_interval: Any = None
+    json_schema: Unread = UNREAD
+    regex: Unread = UNREAD
+    ebnf: Unread = UNREAD
+    structural_tag: Unread = UNREAD
+    stop_regex: Unread = UNREAD
+    custom_params: Unread = UNREAD
+    beam_width: Unread = UNREAD
+    watermark: Unread = UNREAD
+    stream_interval: Unread = UNREAD
 
 
 class GenerateRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -84,39 +84,39 @@ class GenerateRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     priority: int | None = None
     log_metrics: bool | None = None
 
-    image_data: Any = None
-    video_data: Any = None
-    audio_data: Any = None
-    input_embeds: Any = None
-    return_logprob: Any = None
-    top_logprobs_num: Any = None
-    token_ids_logprob: Any = None
-    return_hidden_states: Any = None
-    return_prompt_token_ids: Any = None
-    return_routed_experts: Any = None
-    return_sampling_mask: Any = None
-    return_entropy: Any = None
-    lora_path: Any = None
-    session_params: Any = None
-    session_id: Any = None
-    custom_logit_processor: Any = None
-    cache_salt: Any = None
-    extra_key: Any = None
-    max_thinking_tokens: Any = None
-    background: Any = None
+    image_data: Unread = UNREAD
+    video_data: Unread = UNREAD
+    audio_data: Unread = UNREAD
+    input_embeds: Unread = UNREAD
+    return_logprob: Unread = UNREAD
+    top_logprobs_num: Unread = UNREAD
+    token_ids_logprob: Unread = UNREAD
+    return_hidden_states: Unread = UNREAD
+    return_prompt_token_ids: Unread = UNREAD
+    return_routed_experts: Unread = UNREAD
+    return_sampling_mask: Unread = UNREAD
+    return_entropy: Unread = UNREAD
+    lora_path: Unread = UNREAD
+    session_params: Unread = UNREAD
+    session_id: Unread = UNREAD
+    custom_logit_processor: Unread = UNREAD
+    cache_salt: Unread = UNREAD
+    extra_key: Unread = UNREAD
+    max_thinking_tokens: Unread = UNREAD
+    background: Unread = UNREAD
 
-    model: Any = None
-    logprob_start_len: Any = None
-    return_text_in_logprobs: Any = None
-    modalities: Any = None
-    require_reasoning: Any = None
-    custom_labels: Any = None
-    no_logs: Any = None
-    bootstrap_host: Any = None
-    bootstrap_port: Any = None
-    bootstrap_room: Any = None
-    routed_dp_rank: Any = None
-    data_parallel_rank: Any = None
+    model: Unread = UNREAD
+    logprob_start_len: Unread = UNREAD
+    return_text_in_logprobs: Unread = UNREAD
+    modalities: Unread = UNREAD
+    require_reasoning: Unread = UNREAD
+    custom_labels: Unread = UNREAD
+    no_logs: Unread = UNREAD
+    bootstrap_host: Unread = UNREAD
+    bootstrap_port: Unread = UNREAD
+    bootstrap_room: Unread = UNREAD
+    routed_dp_rank: Unread = UNREAD
+    data_parallel_rank: Unread = UNREAD
 
 
 class NativeGenerations(msgspec.Struct, frozen=True, kw_only=True):
@@ -128,7 +128,7 @@ class NativeGenerations(msgspec.Struct, frozen=True, kw_only=True):
 
 def generations_of(request: GenerateRequest, caller: Caller) -> NativeGenerations:
     """The sequences to generate, prompt by prompt. Raises `RequestError`."""
-    _refuse(request)
+    refuse(request, NOT_YET)
     prompts, is_list = _prompts(request, caller.info)
     samplings = _samplings(request, len(prompts))
     n = _num_choices(samplings)
@@ -140,15 +140,6 @@ def generations_of(request: GenerateRequest, caller: Caller) -> NativeGeneration
     labels = _labels(request.rid, n, len(generations), caller.label)
     labelled = [msgspec.structs.replace(one, label=label) for one, label in zip(generations, labels, strict=True)]
     return NativeGenerations(generations=labelled, is_batch=is_list or n > 1)
-
-
-def _refuse(request: GenerateRequest) -> None:
-    """Fields that may hold a list with one value per prompt are as good as their first item that asks for something."""
-    flat = msgspec.structs.replace(request)
-    for name, value in msgspec.structs.asdict(request).items():
-        if name in NOT_YET and isinstance(value, list):
-            setattr(flat, name, next((item for item in value if item), None))
-    refuse(flat, NOT_YET)
 
 
 def _prompts(request: GenerateRequest, info: ServerInfo) -> tuple[list[Prompt], bool]:

@@ -9,6 +9,7 @@ import msgspec
 from runtime.errors import InvalidRequest, NotFound
 from runtime.http.info import ServerInfo
 from runtime.http.schema.choices import check_num_choices
+from runtime.http.schema.decoding import UNREAD, Unread
 from runtime.http.schema.sampling import SamplingFields, check_options, sampling_params_of, text_options_of
 from runtime.params import SamplingParams, TextOptions
 
@@ -51,31 +52,31 @@ class OpenAiRequest(SamplingFields, kw_only=True, forbid_unknown_fields=True):
     priority: int | None = None
     rid: str | None = None
 
-    regex: Any = None
-    ebnf: Any = None
-    json_schema: Any = None
-    structural_tag: Any = None
-    response_format: Any = None
-    stop_regex: Any = None
-    lora_path: Any = None
-    session_params: Any = None
-    session_id: Any = None
-    custom_logit_processor: Any = None
-    custom_params: Any = None
-    cache_salt: Any = None
-    extra_key: Any = None
-    return_hidden_states: Any = None
-    return_token_ids: Any = None
-    return_meta_info: Any = None
+    regex: Unread = UNREAD
+    ebnf: Unread = UNREAD
+    json_schema: Unread = UNREAD
+    structural_tag: Unread = UNREAD
+    response_format: Unread = UNREAD
+    stop_regex: Unread = UNREAD
+    lora_path: Unread = UNREAD
+    session_params: Unread = UNREAD
+    session_id: Unread = UNREAD
+    custom_logit_processor: Unread = UNREAD
+    custom_params: Unread = UNREAD
+    cache_salt: Unread = UNREAD
+    extra_key: Unread = UNREAD
+    return_hidden_states: Unread = UNREAD
+    return_token_ids: Unread = UNREAD
+    return_meta_info: Unread = UNREAD
 
-    user: Any = None
-    metadata: Any = None
-    store: Any = None
-    service_tier: Any = None
-    safety_identifier: Any = None
-    prompt_cache_key: Any = None
-    prompt_cache_retention: Any = None
-    log_metrics: Any = None
+    user: Unread = UNREAD
+    metadata: Unread = UNREAD
+    store: Unread = UNREAD
+    service_tier: Unread = UNREAD
+    safety_identifier: Unread = UNREAD
+    prompt_cache_key: Unread = UNREAD
+    prompt_cache_retention: Unread = UNREAD
+    log_metrics: Unread = UNREAD
 
 
 def check_model(model: str | None, info: ServerInfo) -> None:

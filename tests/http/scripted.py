@@ -1,0 +1,184 @@
+"""A scripted engine behind the real door: it stands in for everything from the tokenizer to the detokenizer.
+
+A prompt's text says what happens to it: `hold` never starts, `pause:N` stops after N tokens until it is released, `fail` fails
+at once and `fail:N` after N tokens; everything else gets a token per step until `max_new_tokens`.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass, field
+
+from runtime.actors.actor import Actor, Ref, receives
+from runtime.errors import ContextLengthExceeded
+from runtime.messages import (
+    Abort,
+    CacheFlushed,
+    Finish,
+    FlushCache,
+    InspectPool,
+    Message,
+    PoolState,
+    Probe,
+    RequestFailed,
+    RequestStats,
+    SchedulerState,
+    Scrape,
+    TextBatch,
+    TextRow,
+    Tokenize,
+)
+from runtime.params import ChatPrompt, Prompt, TextPrompt
+
+ALPHABET = (" the", " sea", ' "quoted"', " né", "\n", " 🎭", "\\", " end")
+
+
+def text_of(prompt: Prompt) -> str:
+    """What decides how the engine treats a prompt."""
+    if isinstance(prompt, ChatPrompt):
+        return str(prompt.turns[-1]["content"])
+    return prompt.text if isinstance(prompt, TextPrompt) else " ".join(map(str, prompt.token_ids))
+
+
+def token(text: str, seed: int, position: int) -> int:
+    """The token at `position` of the output."""
+    return zlib.crc32(f"{text} {seed} {position}".encode()) % len(ALPHABET)
+
+
+def expected(text: str, num_tokens: int, seed: int = 0) -> str:
+    """The whole output for a prompt."""
+    return "".join(ALPHABET[token(text, seed, position)] for position in range(num_tokens))
+
+
+class Step(Message, frozen=True):
+    """The engine to itself: one more step."""
+
+
+@dataclass
+class Sequence:
+    message: Tokenize
+    num_tokens: int = 0
+
+    @property
+    def text(self) -> str:
+        return text_of(self.message.prompt)
+
+    @property
+    def limit(self) -> int:
+        """After how many tokens the script says something special."""
+        number = self.text.partition(":")[2].partition(" ")[0]
+        return int(number) if number.isdigit() else 0
+
+
+@dataclass
+class Script:
+    """What the actors share with the test: what they saw, and what it wants."""
+
+    tokenized: list[Tokenize] = field(default_factory=list)
+    aborts: list[Abort] = field(default_factory=list)
+    stats: list[RequestStats] = field(default_factory=list)
+    running: dict[int, Sequence] = field(default_factory=dict)
+    is_released: bool = False
+    num_steps: int = 0
+    num_waiting: int = 0
+    num_leases: list[int] = field(default_factory=list)
+    """What the next flushes find, the last one for ever; 0 if empty."""
+
+
+class Engine(Actor):
+    def __init__(self, script: Script, http: Ref, myself: Ref) -> None:
+        self.script = script
+        self.http = http
+        self.myself = myself
+
+    @receives(Tokenize)
+    async def tokenize(self, message: Tokenize) -> None:
+        self.script.tokenized.append(message)
+        self.script.running[message.request_id] = Sequence(message)
+        self.myself.tell(Step())
+
+    @receives(Abort)
+    async def abort(self, message: Abort) -> None:
+        self.script.aborts.append(message)
+        self.script.running.pop(message.request_id, None)
+
+    @receives(Step)
+    async def step(self, message: Step) -> None:
+        self.script.num_steps += 1
+        rows = tuple(row for sequence in list(self.script.running.values()) for row in self.advance(sequence))
+        if rows:
+            self.http.tell(TextBatch(rows=rows))
+            self.myself.tell(Step())
+
+    def advance(self, sequence: Sequence) -> tuple[TextRow, ...]:
+        is_special = sequence.num_tokens == sequence.limit
+        if sequence.text == "hold" or (sequence.text.startswith("pause") and is_special and not self.script.is_released):
+            return ()
+        if sequence.text.startswith("fail") and is_special:
+            self.fail(sequence)
+            return ()
+        return (self.generate(sequence),)
+
+    def fail(self, sequence: Sequence) -> None:
+        request_id = sequence.message.request_id
+        del self.script.running[request_id]
+        failure = ContextLengthExceeded("the prompt is too long", param="prompt").failure
+        self.http.tell(RequestFailed(request_id=request_id, failure=failure))
+
+    def generate(self, sequence: Sequence) -> TextRow:
+        message, position = sequence.message, sequence.num_tokens
+        sequence.num_tokens += 1
+        token_id = token(sequence.text, message.params.seed, position)
+        limit = message.params.max_new_tokens
+        is_last = limit is not None and sequence.num_tokens >= limit
+        if is_last:
+            del self.script.running[message.request_id]
+        return TextRow(
+            request_id=message.request_id,
+            text=ALPHABET[token_id],
+            token_ids=(token_id,),
+            num_completion_tokens=sequence.num_tokens,
+            num_prompt_tokens=len(sequence.text),
+            num_cached_tokens=1,
+            finish=Finish("length", length=limit) if is_last else None,
+        )
+
+
+class Rest(Actor):
+    """Scheduler, cache and metrics, as far as the door asks them."""
+
+    def __init__(self, script: Script) -> None:
+        self.script = script
+
+    @receives(RequestStats)
+    async def request_stats(self, stats: RequestStats) -> None:
+        self.script.stats.append(stats)
+
+    @receives(Scrape)
+    async def scrape(self, message: Scrape) -> bytes:
+        return b"sglang:num_running_reqs 0.0\n"
+
+    @receives(Probe)
+    async def probe(self, message: Probe) -> SchedulerState:
+        num_running = len(self.script.running)
+        return SchedulerState(
+            num_steps=self.script.num_steps, num_waiting=self.script.num_waiting, num_running=num_running, num_in_flight_steps=0
+        )
+
+    @receives(InspectPool)
+    async def inspect_pool(self, message: InspectPool) -> PoolState:
+        return PoolState(
+            num_pages=8,
+            num_free_pages=7,
+            num_cached_pages=1,
+            num_leased_pages=0,
+            num_fenced_pages=0,
+            num_leases=0,
+            page_size=16,
+        )
+
+    @receives(FlushCache)
+    async def flush_cache(self, message: FlushCache) -> CacheFlushed:
+        found = self.script.num_leases
+        num_leases = found.pop(0) if len(found) > 1 else sum(found)
+        return CacheFlushed(num_freed_pages=1, num_leases=num_leases)

@@ -1,0 +1,327 @@
+"""Bad requests at every door, as streams and not: the right status and param, and nobody else notices."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import orjson
+import pytest
+
+from tests.http.door import CONTEXT_LENGTH, VOCAB_SIZE, Answer, Door, open_door
+
+CHAT, COMPLETIONS, GENERATE = "/v1/chat/completions", "/v1/completions", "/generate"
+GOOD: dict[str, dict[str, Any]] = {
+    CHAT: {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 2},
+    COMPLETIONS: {"prompt": "hi", "max_tokens": 2},
+    GENERATE: {"text": "hi", "sampling_params": {"max_new_tokens": 2}},
+}
+NUM_COTENANTS = 8
+
+# Wrong sampling options: (name, value). They are the same at all doors.
+SAMPLING: list[tuple[str, Any]] = [
+    *[("temperature", value) for value in (-0.1, 1e7, "hot", True, [], {})],
+    *[("top_p", value) for value in (0, -1, 1.1, "x")],
+    *[("min_p", value) for value in (-0.1, 1.1)],
+    *[("top_k", value) for value in (0, -2, 1.5, 2**40, True)],
+    *[("frequency_penalty", value) for value in (-2.1, 2.1)],
+    *[("presence_penalty", value) for value in (-2.1, 2.1)],
+    *[("repetition_penalty", value) for value in (0, 2.1)],
+    *[("n", value) for value in (0, -1, 129, 10**9, 2**63, "5", True, 1.5)],
+    *[("stop", value) for value in (["x"] * 17, "x" * 257, [""], "", [1], 5)],
+    *[("stop_token_ids", value) for value in ([-1], [VOCAB_SIZE], [2**31], [2**63], [10**40], [True], [1] * 257, ["1"])],
+    *[("logit_bias", value) for value in ({str(VOCAB_SIZE): 1}, {"-1": 1}, {"x": 1}, {"1": 101}, {"1": "x"}, [1])],
+    ("logit_bias", {str(token_id): 0 for token_id in range(1025)}),
+    ("ignore_eos", "yes"),
+    ("skip_special_tokens", 1),
+    ("no_such_option", 1),
+]
+
+# Where a door has its own name: (path, body changes, param).
+NAMED: list[tuple[str, dict[str, Any], str | None]] = [
+    *[
+        (GENERATE, {"sampling_params": {"max_new_tokens": value}}, "sampling_params.max_new_tokens")
+        for value in (-1, "1", 2**40)
+    ],
+    *[(GENERATE, {"sampling_params": {"max_new_tokens": None, "min_new_tokens": 10**12}}, "sampling_params.min_new_tokens")],
+    (GENERATE, {"sampling_params": {"max_new_tokens": 2, "min_new_tokens": 3}}, "sampling_params.min_new_tokens"),
+    *[(GENERATE, {"sampling_params": {"sampling_seed": value}}, "sampling_params.sampling_seed") for value in (-1, 2**63)],
+    (GENERATE, {"sampling_params": [{}, {}]}, "sampling_params"),
+    (GENERATE, {"text": ["a", "b"], "sampling_params": [{"n": 1}, {"n": 2}]}, "sampling_params.n"),
+    (GENERATE, {"text": ["a"] * 64, "sampling_params": {"n": 5}}, "sampling_params.n"),
+    (GENERATE, {"text": None}, "text"),
+    (GENERATE, {"text": ["a", 1]}, "text[1]"),
+    (GENERATE, {"text": ["a", ""]}, "text[1]"),
+    (GENERATE, {"rid": ["a", "b"]}, "rid"),
+    (GENERATE, {"input_ids": [1, [2]]}, "input_ids"),
+    (GENERATE, {"input_ids": [[1], 2]}, "input_ids[1]"),
+    (GENERATE, {"text": None, "input_ids": [True]}, "input_ids[0]"),
+    (COMPLETIONS, {"prompt": None}, "prompt"),
+    (COMPLETIONS, {"prompt": {}}, "prompt"),
+    (COMPLETIONS, {"prompt": [True]}, "prompt[0]"),
+    (COMPLETIONS, {"prompt": [1.0]}, "prompt[0]"),
+    (COMPLETIONS, {"prompt": [[]]}, "prompt[0]"),
+    (COMPLETIONS, {"prompt": ["a", ""]}, "prompt[1]"),
+    (COMPLETIONS, {"prompt": ["a", 1]}, "prompt[1]"),
+    (COMPLETIONS, {"prompt": ["a"] * 64, "n": 5}, "n"),
+    *[(COMPLETIONS, {"max_tokens": value}, "max_tokens") for value in (0, -1, "1", 2**40)],
+    (COMPLETIONS, {"max_tokens": 2, "min_tokens": 3}, "min_tokens"),
+    (COMPLETIONS, {"seed": -1}, "seed"),
+    (COMPLETIONS, {"stream": False, "stream_options": {"include_usage": True}}, "stream_options"),
+    (COMPLETIONS, {"stream_options": {"colour": 1}}, "stream_options.colour"),
+    (CHAT, {"max_tokens": 0}, "max_tokens"),
+    (CHAT, {"max_tokens": 1, "max_completion_tokens": -1}, "max_completion_tokens"),
+    (CHAT, {"max_completion_tokens": 2, "min_tokens": 3}, "min_tokens"),
+    (CHAT, {"messages": []}, "messages"),
+    (CHAT, {"messages": None}, "messages"),
+    (CHAT, {"messages": "hi"}, "messages"),
+    (CHAT, {"messages": [{"role": "user"}]}, "messages[0].content"),
+    (CHAT, {"messages": [{"role": "user", "content": None}]}, "messages[0].content"),
+    (CHAT, {"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
+    (CHAT, {"messages": [{"role": "user", "content": [{"text": "x"}]}]}, "messages[0].content[0].type"),
+    (CHAT, {"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content[0].text"),
+    (CHAT, {"messages": [{"role": "king", "content": "x"}]}, "messages[0].role"),
+    (CHAT, {"messages": [{"content": "x"}]}, "messages[0].role"),
+    (CHAT, {"messages": [{"role": "user", "content": "x", "hat": 1}]}, "messages[0].hat"),
+    (CHAT, {"continue_final_message": True}, "continue_final_message"),
+    (CHAT, {"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs.messages"),
+    (CHAT, {"chat_template_kwargs": 5}, "chat_template_kwargs"),
+]
+
+# What is not there yet: (path, body changes, param).
+UNSUPPORTED: list[tuple[str, dict[str, Any], str]] = [
+    *[(path, {"response_format": {"type": "json_object"}}, "response_format") for path in (CHAT, COMPLETIONS)],
+    *[(path, {name: "x"}, name) for path in (CHAT, COMPLETIONS) for name in ("regex", "ebnf", "lora_path", "session_id")],
+    (CHAT, {"logprobs": True}, "logprobs"),
+    (CHAT, {"top_logprobs": 5}, "top_logprobs"),
+    (CHAT, {"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+    (CHAT, {"tool_choice": "required"}, "tool_choice"),
+    (
+        CHAT,
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}, {"type": "image_url", "image_url": {}}]}]},
+        "messages[0].content[1].type",
+    ),
+    (CHAT, {"messages": [{"role": "assistant", "tool_calls": [{"id": "x"}]}]}, "messages[0].tool_calls"),
+    (COMPLETIONS, {"logprobs": 0}, "logprobs"),
+    (COMPLETIONS, {"echo": True}, "echo"),
+    (COMPLETIONS, {"suffix": "x"}, "suffix"),
+    (COMPLETIONS, {"best_of": 2}, "best_of"),
+    (GENERATE, {"return_logprob": True}, "return_logprob"),
+    (GENERATE, {"return_logprob": [False, True]}, "return_logprob"),
+    (GENERATE, {"top_logprobs_num": 2}, "top_logprobs_num"),
+    (GENERATE, {"image_data": "x"}, "image_data"),
+    (GENERATE, {"image_data": ["x"]}, "image_data"),
+    (GENERATE, {"input_embeds": [[0.1]]}, "input_embeds"),
+    (GENERATE, {"session_params": {"id": "x"}}, "session_params"),
+    (GENERATE, {"custom_logit_processor": "x"}, "custom_logit_processor"),
+    (GENERATE, {"lora_path": "x"}, "lora_path"),
+    *[
+        (GENERATE, {"sampling_params": {name: "x"}}, f"sampling_params.{name}")
+        for name in ("regex", "ebnf", "json_schema", "stop_regex", "structural_tag")
+    ],
+]
+
+# Token ids at both doors that take them: (ids, what follows the field's name in param).
+TOKEN_IDS: list[tuple[Any, str]] = [
+    ([-1], ""),
+    ([VOCAB_SIZE], ""),
+    ([1, 2**31], ""),
+    ([2**63], ""),
+    ([10**30], ""),
+    ([], ""),
+    ([[1], [VOCAB_SIZE]], "[1]"),
+    ([[1], []], "[1]"),
+    ([1, [1]], ""),
+    ([1, "1"], ""),
+    ([[["a"]]], "[0][0]"),
+]
+
+# Bodies that no schema sees, or that are too much: (body, status).
+RAW: list[tuple[bytes, int]] = [
+    (b"", 400),
+    (b"[]", 400),
+    (b"[" * 10**6, 400),
+    (b'{"text": "\\ud800"}', 400),
+    (b'{"messages": [{"role": "user", "content": "\\ud800"}]}', 400),
+    (b'{"prompt": "\xff"}', 400),
+    (b'{"sampling_params": {"temperature": NaN}}', 400),
+    (b'{"temperature": 1e999}', 400),
+    (b"\xef\xbb\xbf{}", 400),
+    (b" " * (2**21), 413),
+]
+
+
+async def send(door: Door, path: str, changes: dict[str, Any], is_streaming: bool) -> Answer:
+    return await door.post(path, GOOD[path] | {"stream": is_streaming} | changes)
+
+
+def refused(answer: Answer, param: str | None, code: str | None = None, status: int = 400) -> None:
+    what = (answer.status, answer.body[:300])
+    assert answer.status == status, what
+    assert answer.error["type"] == "invalid_request_error", what
+    assert answer.error["param"] == param, what
+    assert answer.error["code"] == code, what
+    assert len(answer.body) < 1000
+
+
+async def among_cotenants(door: Door, attack: Any) -> None:
+    """Eight streams run beside the attack and say what they say on a quiet server."""
+    body = {"sampling_params": {"max_new_tokens": 30, "sampling_seed": 9}, "stream": True}
+    bodies = [body | {"text": f"pause:5 cotenant {number}"} for number in range(NUM_COTENANTS)]
+    async with asyncio.TaskGroup() as group:
+        streams = [group.create_task(door.post(GENERATE, one)) for one in bodies]
+        await door.until(lambda: len(door.script.tokenized) == NUM_COTENANTS)
+        await attack
+        assert len(door.script.tokenized) == NUM_COTENANTS, "a bad request reached the engine"
+        assert len(door.script.running) == NUM_COTENANTS
+        door.release()
+    texts = [one.result().events[-1]["text"] for one in streams]
+    quiet = [(await door.post(GENERATE, one)).events[-1]["text"] for one in bodies]
+    assert texts == quiet
+    await door.assert_unharmed()
+
+
+def check(attack: Any) -> None:
+    async def main() -> None:
+        async with open_door(max_body_bytes=2**20) as door:
+            await among_cotenants(door, attack(door))
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("is_streaming", [False, True])
+@pytest.mark.parametrize("path", GOOD)
+def test_sampling_options(path: str, is_streaming: bool) -> None:
+    async def attack(door: Door) -> None:
+        for name, value in SAMPLING:
+            if path == GENERATE:
+                answer = await send(door, path, {"sampling_params": {"max_new_tokens": 2, name: value}}, is_streaming)
+            else:
+                answer = await send(door, path, {name: value}, is_streaming)
+            param = answer.error["param"].removeprefix("sampling_params.")
+            assert param.partition("[")[0] == name, (name, value, answer.error)
+            refused(answer, answer.error["param"])
+
+    check(attack)
+
+
+@pytest.mark.parametrize("is_streaming", [False, True])
+def test_fields_by_the_names_of_their_door(is_streaming: bool) -> None:
+    async def attack(door: Door) -> None:
+        for path, changes, param in NAMED:
+            refused(await send(door, path, changes, is_streaming), param)
+
+    check(attack)
+
+
+@pytest.mark.parametrize("is_streaming", [False, True])
+def test_features_that_are_not_there(is_streaming: bool) -> None:
+    async def attack(door: Door) -> None:
+        for path, changes, param in UNSUPPORTED:
+            refused(await send(door, path, changes, is_streaming), param, "unsupported_parameter")
+
+    check(attack)
+
+
+@pytest.mark.parametrize("is_streaming", [False, True])
+@pytest.mark.parametrize(("path", "field"), [(GENERATE, "input_ids"), (COMPLETIONS, "prompt")])
+def test_token_ids(path: str, field: str, is_streaming: bool) -> None:
+    async def attack(door: Door) -> None:
+        for value, suffix in TOKEN_IDS:
+            answer = await send(door, path, {field: value}, is_streaming)
+            if answer.error["param"] != field + suffix:  # a door that takes no strings finds out earlier
+                assert answer.error["param"].startswith(field), answer.error
+            refused(answer, answer.error["param"])
+        refused(await send(door, path, {field: [1] * CONTEXT_LENGTH}, is_streaming), field, "context_length_exceeded")
+        refused(await send(door, path, {field: [[1], [1] * 10**5]}, is_streaming), f"{field}[1]", "context_length_exceeded")
+
+    check(attack)
+
+
+@pytest.mark.parametrize("path", GOOD)
+def test_raw_bytes(path: str) -> None:
+    async def attack(door: Door) -> None:
+        for body, status in RAW:
+            answer = await door.post(path, body)
+            assert answer.status == status, body[:40]
+            assert answer.error["type"] == "invalid_request_error"
+
+    check(attack)
+
+
+def test_lists_of_a_million_items_cost_nothing() -> None:
+    async def main() -> None:
+        async with open_door() as door:
+            for path, field, item in [
+                (COMPLETIONS, "prompt", "a"),
+                (COMPLETIONS, "prompt", 1),
+                (COMPLETIONS, "prompt", [1]),
+                (GENERATE, "text", "a"),
+                (GENERATE, "input_ids", 1),
+                (GENERATE, "input_ids", [1]),
+                (CHAT, "messages", {"role": "user", "content": ""}),
+            ]:
+                num_items = 10**6 if path != CHAT else 10**5
+                body = orjson.dumps(GOOD[path] | {"text": None} if path == GENERATE else GOOD[path])[:-1]
+                million = orjson.dumps(item) + b"," + b",".join([orjson.dumps(item)] * (num_items - 1))
+                body = body.replace(b'"text":null,', b"").replace(b'"prompt":"hi",', b"")
+                body = body.replace(orjson.dumps(GOOD[CHAT])[1:-1].split(b"]")[0] + b"],", b"")
+                answer = await door.post(path, body + b',"' + field.encode() + b'":[' + million + b"]}")
+                assert answer.status == 400, (path, field, answer.body)
+                assert answer.error["param"] == field
+            assert not door.script.tokenized
+            await door.assert_unharmed()
+
+    asyncio.run(main())
+
+
+def test_models_that_are_not_served() -> None:
+    async def main() -> None:
+        async with open_door() as door:
+            for path in (CHAT, COMPLETIONS):
+                for model in ("gpt-17", "", "org/tiny:adapter"):
+                    answer = await send(door, path, {"model": model}, True)
+                    assert answer.status == 404
+                    assert answer.error["type"] == "not_found_error"
+                    assert (answer.error["param"], answer.error["code"]) == ("model", "model_not_found")
+                for model in ("org/tiny", "/models/tiny", "default", None):
+                    assert (await send(door, path, {"model": model}, False)).status == 200
+
+    asyncio.run(main())
+
+
+def test_harmless_fields_are_accepted() -> None:
+    """What clients send by habit must not break them."""
+    harmless_openai = {
+        "user": "me",
+        "metadata": {"a": "b"},
+        "store": False,
+        "lora_path": None,
+        "regex": None,
+        "response_format": {"type": "text"},
+        "logit_bias": None,
+        "n": None,
+        "stop": None,
+        "temperature": None,
+        "seed": None,
+    }
+    chat = {"tools": [], "tool_choice": "none", "logprobs": False, "parallel_tool_calls": True, "modalities": ["text"]}
+    native = {
+        "lora_path": None,
+        "return_logprob": False,
+        "logprob_start_len": -1,
+        "top_logprobs_num": 0,
+        "image_data": None,
+        "modalities": [],
+        "log_metrics": True,
+        "model": "x",
+        "sampling_params": {"max_new_tokens": 2, "stop_regex": [], "regex": "", "n": 1, "stop": [], "temperature": None},
+    }
+
+    async def main() -> None:
+        async with open_door() as door:
+            assert (await send(door, CHAT, harmless_openai | chat, False)).status == 200
+            assert (await send(door, COMPLETIONS, harmless_openai | {"best_of": 1, "echo": False}, False)).status == 200
+            assert (await send(door, GENERATE, native, False)).status == 200
+
+    asyncio.run(main())
