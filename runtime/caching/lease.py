@@ -77,9 +77,7 @@ class Lease:
         self._pool.give_back(private, fence_step)
 
     def _share(self, token_ids: tuple[int, ...], num_pages: int) -> list[int]:
-        """Hand the first `num_pages` pages to the tree. Returns what stays private: where the tree has the tokens already,
-        and behind.
-        """
+        """Hand the first `num_pages` pages to the tree. Returns the rest, and ours where the tree has the tokens already."""
         locked, pages = self._node, self._pages
         if num_pages <= locked.num_path_pages:
             return self.private_pages

@@ -115,6 +115,15 @@ def test_a_parent_is_evicted_after_its_children_and_by_its_own_use() -> None:
     assert tree.check() == []
 
 
+def test_a_parent_that_became_a_leaf_keeps_its_turn() -> None:
+    tree = RadixTree(PAGE_SIZE)
+    leaf = add(tree, "aabb", 1)
+    tree.match(tokens("aa"), 1)
+    tree.unlock(leaf)
+    tree.unlock(add(tree, "cc", 3))
+    assert [tree.evict(1) for _ in range(3)] == [[2], [1], [3]]
+
+
 def test_locked_pages_are_not_evicted() -> None:
     tree = RadixTree(PAGE_SIZE)
     tree.unlock(add(tree, "aabbcc", 10))
