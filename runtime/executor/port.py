@@ -29,7 +29,11 @@ class ExecutorLimits(msgspec.Struct, frozen=True, kw_only=True):
 class Executor(Protocol):
     """Runs steps in the order of submission. `submit` returns at once; results are posted on the event loop.
 
-    Two steps may be in flight: the second takes the first one's sampled tokens from the device.
+    Two steps may be in flight: the second takes the first one's sampled tokens from the device. A slot may be left out of
+    some steps; its next row takes the last token that was sampled for it, however many steps ago.
+
+    A plan has at least one row. Closes of an engine that became idle come with the next plan that has one, and a slot can be
+    closed and opened in the same plan. Closes and opens of a step that failed count as done.
     """
 
     limits: ExecutorLimits

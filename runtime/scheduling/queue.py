@@ -73,7 +73,7 @@ class WaitingQueue:
         if not self._has_unwatched or not self._is_ranked():
             return []
         self._has_unwatched = False
-        return [request for request in self._entries if request.is_queued and not request.is_watched]
+        return [request for request in reversed(self._entries) if request.is_queued and not request.is_watched]
 
     def _is_ranked(self) -> bool:
         return self._policy.max_ranked is None or self._num_queued <= self._policy.max_ranked

@@ -98,8 +98,8 @@ class Scheduling:
         """Do what is due after a batch of messages: settle, plan steps, admit. `now` is monotonic, in seconds."""
         self._now = now
         self._settle()
-        self._plan()
         self.admission.admit_waiting(now)
+        self._plan()
         self._out.flush_text(self._retired_step)
 
     def report(self) -> SchedulerState:
@@ -219,15 +219,15 @@ class Scheduling:
             self._out.send("cache", message)
 
     def _relieve(self) -> None:
-        """Retract until what is freed may do for those that are stalled; a request that is alone can only fail."""
+        """Retract until what is freed may do for those that are stalled.
+
+        One that runs alone gives way too: alone it reuses its own pages, and if it does not fit even so, it is denied and fails.
+        """
         num_freed_pages = 0
-        while len(self.ledger.stalled) > num_freed_pages and len(self.batch) > 1:
+        while len(self.ledger.stalled) > num_freed_pages:
             victim = self._policy.victim(self.batch.requests())
             num_freed_pages += victim.num_own_pages
             self._retract(victim)
-        if num_freed_pages == 0:
-            for request in list(self.ledger.stalled):
-                self._fail(request, self._exhausted())
 
     def _retract(self, request: Request) -> None:
         """Its rows in flight still bring tokens, so it is not admitted again before they have."""
@@ -250,8 +250,12 @@ class Scheduling:
     # -- steps ---------------------------------------------------------------------------------------------------------
 
     def _plan(self) -> None:
-        """Keep the executor busy. A step waits for pages that are asked for, so that no batch is split for want of them."""
-        while len(self.in_flight) < self.max_in_flight and not self.ledger.wanting:
+        """Keep the executor busy.
+
+        A step waits for pages that are asked for: an answer is a mailbox away, and a step that goes out without some requests
+        costs as much as one with them.
+        """
+        while len(self.in_flight) < self.max_in_flight and not (self.ledger.wanting or self.admission.reserving):
             step = self.batch.plan(self._planned_step + 1)
             if step is None:
                 return
