@@ -97,7 +97,7 @@ class BatchTableMachine(RuleBasedStateMachine):
             for slot in (*slots, *(opening.slot for opening in plan.opens)):
                 self.sequences[slot].is_lost = True
             return
-        token_ids = [rng.randrange(-1, 500) for _ in sampled]
+        token_ids = [rng.choice((INVALID_TOKEN, rng.randrange(500), rng.randrange(500))) for _ in sampled]
         answer = self.table.commit(prepared, np.array(token_ids, dtype=np.int64))
         self.remember(planned, answer, token_ids)
 
@@ -172,6 +172,7 @@ def test_dtypes_and_shapes() -> None:
         StepPlan(step_id=1, rows=(row(3, 0, 1),)),
         StepPlan(step_id=1, rows=(row(-3, 6, 1),)),
         StepPlan(step_id=1, rows=(row(0, 7, 1),)),
+        StepPlan(step_id=1, rows=(row(0, 7, 1, sample=False),)),
         StepPlan(step_id=1, rows=(row(0, 5, 1),)),
         StepPlan(step_id=1, rows=(row(0, -1, 1),)),
         StepPlan(step_id=1, rows=(row(0, 6, 0),)),
@@ -183,8 +184,9 @@ def test_dtypes_and_shapes() -> None:
         StepPlan(step_id=1, opens=(opened(3, (2,)),), rows=()),
     ],
     ids=[
-        "closed slot", "no such slot", "negative slot", "ahead of its tokens", "samples inside", "before the start",
-        "no tokens", "no such page", "negative page", "too many pages", "too few pages", "too long", "opens no such slot",
+        "closed slot", "no such slot", "negative slot", "ahead of its tokens", "computes ahead", "samples inside",
+        "before the start", "no tokens", "no such page", "negative page", "too many pages", "too few pages", "too long",
+        "opens no such slot",
     ],
 )  # fmt: skip
 def test_a_plan_that_does_not_fit_raises_and_the_others_go_on(plan: StepPlan) -> None:

@@ -14,7 +14,7 @@ import torch
 
 from runtime.errors import EngineError
 from runtime.executor.cpu import CpuExecutor
-from runtime.messages import INVALID_TOKEN, StepDone, StepFailed, StepPlan
+from runtime.messages import INVALID_TOKEN, SlotOpen, StepDone, StepFailed, StepPlan
 from runtime.params import SamplingParams
 from tests.executor.toy_model import LIMITS, PROMPT, ToyModel, first_plan, make_kv, opened, row
 from tests.fakes.executor import expected_output, next_token
@@ -154,6 +154,24 @@ async def test_sampled_rows_use_their_rules(bench: Bench) -> None:
     opening = opened(0, (3, 1), params=params)
     assert await bench.tokens(StepPlan(step_id=0, opens=(opening,), rows=(row(0, 0, 6),))) == (77,)
     assert await bench.tokens(first_plan(1, slot=0)) == (OUTPUT[0],), "an open forgets the rules before it"
+
+
+@pytest.mark.parametrize(("min_new_tokens", "is_masked"), [(2, False), (3, True)])
+def test_after_a_retraction_earlier_output_still_counts(min_new_tokens: int, is_masked: bool) -> None:
+    @bench_test
+    async def run(bench: Bench) -> None:
+        opening = SlotOpen(
+            slot=0,
+            token_ids=(*PROMPT, *OUTPUT[:2]),
+            num_prompt_tokens=len(PROMPT),
+            pages=(3, 1),
+            params=SamplingParams(temperature=0.0, min_new_tokens=min_new_tokens),
+            masked_token_ids=(OUTPUT[2],),
+        )
+        (token_id,) = await bench.tokens(StepPlan(step_id=0, opens=(opening,), rows=(row(0, 0, 8),)))
+        assert (token_id != OUTPUT[2]) == is_masked
+
+    run()
 
 
 @bench_test

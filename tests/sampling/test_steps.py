@@ -182,14 +182,23 @@ def test_uniform_is_in_the_unit_interval(seed: int, position: int) -> None:
     assert 0.0 <= steps.uniform(seed, position) < 1.0
 
 
-@given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=600), st.floats(0, 1, exclude_max=True))
-def test_pick_finds_where_the_running_sum_passes(values: list[float], fraction: float) -> None:
-    weights = np.array([*values, 1.0], dtype=np.float32)
-    index = steps.pick(weights, fraction)
-    assert weights[index] > 0
+@pytest.mark.parametrize("size", [1, 255, 256, 257, 700, 4099])
+@pytest.mark.parametrize("spread", [0.0, 1.0, 20.0])
+def test_pick_finds_where_the_running_sum_passes(size: int, spread: float) -> None:
+    rng = np.random.default_rng(size)
+    weights = np.exp(rng.standard_normal(size) * spread).astype(np.float32)
     total = weights.sum(dtype=np.float64)
-    assert weights[:index].sum(dtype=np.float64) <= fraction * total + 1e-9 * total
-    assert weights[: index + 1].sum(dtype=np.float64) >= fraction * total - 1e-9 * total
+    for fraction in (0.0, *rng.random(200), 1 - 2**-53):
+        index = steps.pick(weights, fraction)
+        assert weights[:index].sum(dtype=np.float64) <= fraction * total + 1e-9 * total
+        assert weights[: index + 1].sum(dtype=np.float64) >= fraction * total - 1e-9 * total
+
+
+def test_pick_stays_inside_when_sums_are_rounded() -> None:
+    for seed in range(300):
+        weights = np.exp(np.random.default_rng(seed).standard_normal(300) * 20).astype(np.float32)
+        weights[290:] = 0.0
+        assert weights[steps.pick(weights, 1 - 2**-53)] > 0
 
 
 @pytest.mark.parametrize("fraction", [0.0, 1 - 2**-53])
