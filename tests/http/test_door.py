@@ -43,7 +43,7 @@ def test_every_route_needs_the_key_but_those_for_health() -> None:
     async def test(door: Door) -> None:
         routes = routes_of(door)
         assert {path for _, path in routes} > PUBLIC
-        wrong = ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Bearer"}, {"Authorization": "Basic s3cret-é"})
+        wrong = ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Bearer é"}, {"Authorization": "Basic s3cret"})
         for method, path in [*sorted(routes), ("GET", "/nowhere"), ("POST", "//v1/completions"), ("POST", "/V1/completions")]:
             for headers in wrong:
                 answer = await door.request(method, path, headers=headers)

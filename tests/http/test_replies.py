@@ -339,15 +339,17 @@ def test_what_a_restart_costs(message: Message, lost: set[str]) -> None:
 def test_draining_refuses_new_requests_and_waits_for_the_open_ones() -> None:
     async def test() -> None:
         table = Table()
-        reply = table.submit()
+        replies = [table.submit(), table.submit()]
         await table.http.drain(Drain(deadline_s=5.0))
         with pytest.raises(Unavailable) as caught:
             table.submit()
         assert caught.value.failure.code == "draining"
         waiting = asyncio.create_task(table.replies.wait_idle(5.0))
-        await asyncio.sleep(0)
-        assert not waiting.done()
-        table.text(reply, "a", finish=STOP)
+        for reply in replies:
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            assert not waiting.done()
+            table.text(reply, "a", finish=STOP)
         assert (await waiting).num_cut == 0
 
     run(test)
