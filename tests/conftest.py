@@ -1,4 +1,4 @@
-"""Fixtures for all tests: the embedded model and the folder of shared data, each skipped with its reason when it is not there."""
+"""Fixtures for all tests: the embedded model and the folder of shared data; a test without its input is skipped."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ data are fetched, never code and never pickles. `HF_HUB_OFFLINE=1` keeps it offl
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -26,8 +27,8 @@ def resolve(
     flag: str = "--model-path",
 ) -> Path:
     """The folder or .gguf file that `model_path`, the value of `flag`, means. Raises `LoadError` when there is none."""
-    path = Path(model_path).expanduser()
-    if path.is_dir():
+    path = Path(os.path.expanduser(model_path))
+    if path.is_dir() and model_path:
         return path
     if path.is_file():
         return _model_file(path, flag)

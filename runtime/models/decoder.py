@@ -6,6 +6,7 @@ keeps no state between steps; all that a sequence remembers is in the cache.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -73,14 +74,25 @@ class Decoder:
 @torch.inference_mode()
 def build_decoder(spec: DecoderSpec, weights: Weights, dtype: torch.dtype, num_positions: int) -> Decoder:
     """Take every weight from `weights`, packed for products in `dtype`."""
-    tables = {layer.rope: cos_sin_table(layer.rope, num_positions) for layer in spec.layers}
+    tables = {rope: cos_sin_table(rope, num_positions) for rope in {layer.rope for layer in spec.layers}}
     embedding = weights.embedding(spec.names.embedding)
-    layers = tuple(_build_layer(spec, index, weights, tables) for index in range(spec.num_layers))
+    layers = _build_layers(spec, weights, tables)
     final_norm = weights.norm(spec.names.final_norm)
     head = make_linear(embedding if spec.tied_head else weights.tensor(f"{spec.names.head}.weight"))
     return Decoder(spec, dtype, num_positions, embedding, layers, final_norm, head)
 
 
+def _build_layers(spec: DecoderSpec, weights: Weights, tables: dict[RopeSpec, Tensor]) -> tuple[Layer, ...]:
+    """One layer per thread at a time, each with one thread of torch: its many small steps do not gain from more."""
+    num_threads = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(num_threads, "load", initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return tuple(pool.map(lambda index: _build_layer(spec, index, weights, tables), range(spec.num_layers)))
+    finally:
+        torch.set_num_threads(num_threads)  # a thread that sets its own number sets that of later threads too
+
+
+@torch.inference_mode()
 def _build_layer(spec: DecoderSpec, index: int, weights: Weights, tables: dict[RopeSpec, Tensor]) -> Layer:
     layer = spec.layers[index]
     linears = {role: weights.linear(linear) for role, linear in spec.linears(index).items()}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import transformers
 
@@ -45,6 +46,15 @@ def load_ours(folder: Path, *, num_positions: int | None = None, **settings: Any
     """The same model through our loader, in fp32."""
     checkpoint = open_checkpoint(ModelConfig(model_path=str(folder), **settings))
     return load_model(checkpoint, dtype="float32", num_positions=num_positions)
+
+
+@pytest.fixture(autouse=True, scope="package")
+def one_thread() -> Iterator[None]:
+    """Tiny models: a second thread only waits."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(num_threads)
 
 
 @dataclass

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from tests.models.conftest import PagedRunner, PagedSequence, load_ours, save_random_model
 
 from runtime.models.decoder import Decoder
+from tests.models.conftest import PagedRunner, PagedSequence, load_ours, save_random_model
 
 LLAMA3_ROPE = {
     "rope_type": "llama3",
