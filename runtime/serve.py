@@ -25,7 +25,6 @@ from runtime.assembly import CACHE, HTTP, METRICS, SCHEDULER, SUPERVISOR, Assemb
 from runtime.clock import Clock, SystemClock
 from runtime.config import Config, to_flat
 from runtime.errors import CallboardError, LoadError
-from runtime.executor.build import build_executor
 from runtime.http.app import make_app
 from runtime.http.connection import check_address, serve
 from runtime.http.info import ServerInfo
@@ -72,6 +71,8 @@ async def _run(config: Config) -> None:
 
 
 def _make_parts(config: Config, checkpoint: Checkpoint) -> Parts:
+    from runtime.executor.build import build_executor  # PyTorch takes seconds to import: not before a flag can be wrong
+
     clock = SystemClock()
     vocabulary = checkpoint.vocabulary()
     executor = build_executor(config, checkpoint)

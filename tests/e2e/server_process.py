@@ -70,4 +70,3 @@ def running(arguments: list[str], log_path: Path) -> Iterator[ServerProcess]:
     finally:
         code = server.stop()
     assert code == 0, server.log
-

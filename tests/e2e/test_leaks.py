@@ -62,7 +62,14 @@ def test_two_thousand_requests_with_random_aborts(server: ServerProcess) -> None
             canary = await client.generate("Hello", 8)
             assert canary["meta_info"]["completion_tokens"] == 8
             after = await settled(client)
-            for name in ("num_leased_pages", "num_fenced_pages", "num_leases", "num_waiting", "num_running", "num_open_requests"):
+            for name in (
+                "num_leased_pages",
+                "num_fenced_pages",
+                "num_leases",
+                "num_waiting",
+                "num_running",
+                "num_open_requests",
+            ):
                 assert after[name] == 0, (name, after)
             assert after["num_free_pages"] + after["num_cached_pages"] == after["num_pages"] == before["num_pages"]
         # Sockets of our own closed connections go with the next turn of the server's loop.

@@ -38,8 +38,12 @@ def test_a_stream_is_the_same_text_in_pieces(client: openai.OpenAI) -> None:
 
 
 def test_completions_and_choices(client: openai.OpenAI) -> None:
-    reply = client.completions.create(model="default", prompt=["One, two,", "A, B,"], max_tokens=4, n=2, temperature=1.0, seed=7)
-    again = client.completions.create(model="default", prompt=["One, two,", "A, B,"], max_tokens=4, n=2, temperature=1.0, seed=7)
+    reply = client.completions.create(
+        model="default", prompt=["One, two,", "A, B,"], max_tokens=4, n=2, temperature=1.0, seed=7
+    )
+    again = client.completions.create(
+        model="default", prompt=["One, two,", "A, B,"], max_tokens=4, n=2, temperature=1.0, seed=7
+    )
     assert [choice.index for choice in reply.choices] == [0, 1, 2, 3]
     assert [choice.text for choice in reply.choices] == [choice.text for choice in again.choices]
     assert reply.choices[0].text != reply.choices[1].text

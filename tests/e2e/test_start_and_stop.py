@@ -11,6 +11,7 @@ from pathlib import Path
 import aiohttp
 import orjson
 import pytest
+from tokenizers import Tokenizer, models
 
 from tests.e2e.client import GenerateClient
 from tests.e2e.server_process import READY, ServerProcess
@@ -62,6 +63,7 @@ def test_a_corrupt_safetensors_header(tmp_path: Path) -> None:
     config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64, "num_hidden_layers": 1}
     sizes = {"num_attention_heads": 4, "intermediate_size": 64, "vocab_size": 64, "rms_norm_eps": 1e-5}
     (folder / "config.json").write_bytes(orjson.dumps({**config, **sizes, "max_position_embeddings": 64}))
+    Tokenizer(models.WordLevel({"a": 0}, unk_token="a")).save(str(folder / "tokenizer.json"))
     (folder / "model.safetensors").write_bytes(struct.pack("<Q", 2**63) + b"{}")
     code, line = fails_to_start(["--model-path", str(folder)], tmp_path)
     assert code == 3
@@ -85,13 +87,15 @@ def test_no_network_for_the_first_download(tmp_path: Path) -> None:
     assert "--model-path" in line
 
 
-@pytest.mark.parametrize("drain_timeout", [30.0, 0.3], ids=["finishes", "is cut at the deadline"])
-def test_sigterm_ends_running_streams_properly(tmp_path: Path, embedded_gguf: Path, drain_timeout: float) -> None:
+@pytest.mark.parametrize(("drain_timeout", "num_tokens"), [(60.0, 80), (0.2, 2000)], ids=["finishes", "is cut at the deadline"])
+def test_sigterm_ends_running_streams_properly(
+    tmp_path: Path, embedded_gguf: Path, drain_timeout: float, num_tokens: int
+) -> None:
     server = ServerProcess(["--max-total-tokens", "8192", "--drain-timeout", str(drain_timeout)], tmp_path / "log")
     try:
         server.wait_until_ready()
-        events = asyncio.run(stream_through_sigterm(server))
-        assert server.process.wait(40) == 0, server.log
+        events = asyncio.run(stream_through_sigterm(server, num_tokens))
+        assert server.process.wait(60) == 0, server.log
     finally:
         server.stop()
     assert events[-1] == b"[DONE]"
@@ -101,9 +105,9 @@ def test_sigterm_ends_running_streams_properly(tmp_path: Path, embedded_gguf: Pa
         assert orjson.loads(events[-2])["error"]["code"] == "draining"
 
 
-async def stream_through_sigterm(server: ServerProcess) -> list[bytes]:
+async def stream_through_sigterm(server: ServerProcess, num_tokens: int) -> list[bytes]:
     """Start a long stream, send SIGTERM after its first event, see a new request refused, and read the stream to its end."""
-    body = {"text": "Count:", "stream": True, "sampling_params": {"max_new_tokens": 400, "ignore_eos": True}}
+    body = {"text": "Count:", "stream": True, "sampling_params": {"max_new_tokens": num_tokens, "ignore_eos": True}}
     events = []
     async with GenerateClient(server.url) as client:
         # A second connection opened in time, since a draining server may close its door.
