@@ -15,10 +15,6 @@ _T = TypeVar("_T")
 FINE = 1_000_000
 
 
-class ReplayDiverged(Exception):
-    """The run asks for another decision than the recorded one: the code or the scenario has changed since."""
-
-
 Decision = tuple[str, int, int]
 """(label, number of options, choice)."""
 
@@ -29,11 +25,13 @@ class Choices:
     def __init__(self, seed: int, note: Callable[[Decision], None] = lambda decision: None) -> None:
         self.seed = seed
         self.note = note
+        self.divergence: str | None = None
+        """Where a replay left the record: the code has changed since."""
         self._random = random.Random(seed).random
 
     @classmethod
     def replay(cls, seed: int, decisions: Sequence[Decision]) -> Choices:
-        """The same decisions again. Raises `ReplayDiverged` when asked for others."""
+        """The same decisions again. When asked for others, `divergence` says so and the plain option is taken from there on."""
         return _Replay(seed, decisions)
 
     def below(self, num_options: int, label: str) -> int:
@@ -73,8 +71,6 @@ class _Replay(Choices):
 
     def _draw(self, num_options: int, label: str) -> int:
         recorded_label, recorded_num_options, choice = next(self._left, ("the end of the record", 0, 0))
-        if (recorded_label, recorded_num_options) != (label, num_options):
-            raise ReplayDiverged(
-                f"{label} of {num_options} was asked, the record has {recorded_label} of {recorded_num_options}"
-            )
-        return choice
+        if self.divergence is None and (recorded_label, recorded_num_options) != (label, num_options):
+            self.divergence = f"{label} of {num_options} was asked, the record has {recorded_label} of {recorded_num_options}"
+        return 0 if self.divergence is not None else choice

@@ -6,6 +6,7 @@ When nothing is ready and no timer is set either, nothing will ever happen again
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
 from typing import Any, TypeVar
@@ -36,7 +37,7 @@ class _NoSelector:
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
-    """`describe` is asked for the state of the world when a run can not go on; `on_idle` is called after each round."""
+    """`describe` is asked for the state of the world when a run can not go on; `after_round` is called after each round."""
 
     def __init__(self, horizon_s: float = 1e6) -> None:
         super().__init__()
@@ -105,4 +106,5 @@ def _cancel_all(loop: VirtualLoop) -> None:
     for task in tasks:
         task.cancel()
     if tasks:
-        loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        with contextlib.suppress(SimulationDeadlock):
+            loop.run_until_complete(asyncio.wait(tasks))

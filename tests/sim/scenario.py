@@ -19,10 +19,12 @@ from tests.sim.mailbox import Weather
 
 EDGES = ("http", "tokenizer", "detokenizer", "metrics")
 ENGINE = ("scheduler", "cache", "grammar")
-POLICIES = ("fcfs", "lpm", "dfs-weight", "random", "priority")
+POLICIES = ("fcfs", "fcfs", "lpm", "dfs-weight", "random", "priority")
 BURST_AT_S = 0.5
 NO_DEADLINE_S = 1e5
 """Longer than any run, so that a request that is stuck is not saved by its deadline."""
+
+FaultKind = Literal["slow", "invalid", "failed", "fatal"]
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class StepFault:
     """The executor's `nth` plan: the step raises, kills the engine, yields rows that are not finite, or is slow."""
 
     nth: int
-    kind: Literal["failed", "fatal", "invalid", "slow"]
+    kind: FaultKind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,6 +214,10 @@ def _draw_crash(choices: Choices, names: tuple[str, ...]) -> ActorCrash:
 
 
 def _draw_step_faults(choices: Choices) -> tuple[StepFault, ...]:
-    kinds: tuple[Literal["slow", "invalid", "failed", "fatal"], ...] = ("slow", "invalid", "failed", "fatal")
-    num_faults = choices.pick((0, 1, 3), "step faults")
-    return tuple(StepFault(choices.between(1, 80, "nth step"), choices.pick(kinds, "fault")) for _ in range(num_faults))
+    """Only the first may lose the engine, which counts as one of its crashes."""
+    kinds: list[FaultKind] = ["slow", "invalid", "failed", "fatal"]
+    faults = []
+    for _ in range(choices.pick((0, 1, 3), "step faults")):
+        faults.append(StepFault(choices.between(1, 80, "nth step"), choices.pick(kinds, "fault")))
+        kinds = kinds[:3]
+    return tuple(faults)

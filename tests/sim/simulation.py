@@ -8,6 +8,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -133,17 +134,27 @@ def simulate(seed: int) -> Result:
     return _simulate(Choices(seed))
 
 
-def replay(path: Path) -> tuple[Result, bool]:
-    """Run a saved journal again. The flag says whether the new journal is the same."""
+def replay(path: Path) -> tuple[Result, str | None]:
+    """Run a saved journal again. Returns how the new run differs from it, or None if it is the same. Raises `OSError`."""
     recorded = read(path)
-    seed = next(value for kind, value in recorded if kind == "seed")
-    decisions = [(label, num_options, choice) for kind, (label, num_options, choice) in _of_kind(recorded, "choice")]
-    result = _simulate(Choices.replay(seed, decisions))
-    return result, result.journal.lines == path.read_text(encoding="utf-8").splitlines()
+    (seed,) = _of_kind(recorded, "seed")
+    choices = Choices.replay(
+        seed, [(label, num_options, choice) for label, num_options, choice in _of_kind(recorded, "choice")]
+    )
+    result = _simulate(choices)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return result, choices.divergence or _first_difference(lines, result.journal.lines)
 
 
-def _of_kind(lines: list[tuple[str, Any]], wanted: str) -> list[tuple[str, Any]]:
-    return [(kind, value) for kind, value in lines if kind == wanted]
+def _first_difference(old: list[str], new: list[str]) -> str | None:
+    for number, (old_line, new_line) in enumerate(zip_longest(old, new), 1):
+        if old_line != new_line:
+            return f"line {number} was {old_line} and is {new_line}"
+    return None
+
+
+def _of_kind(lines: list[tuple[str, Any]], wanted: str) -> list[Any]:
+    return [value for kind, value in lines if kind == wanted]
 
 
 def _simulate(choices: Choices) -> Result:
