@@ -263,6 +263,8 @@ class Judge:
                 return self._config.scheduler.max_queued_requests is not None
             case "deadline_exceeded":
                 return seat.ended_s - seat.sent_s >= self._config.http.request_timeout - 1e-6
+            case "draining":
+                return self._scenario.drain is not None and seat.ended_s >= self._scenario.drain.at_s
             case "engine_restarting":
                 return not self._scenario.is_calm
             case _:

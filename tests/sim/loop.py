@@ -9,9 +9,13 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
+from functools import partial
 from typing import Any, TypeVar
 
 _T = TypeVar("_T")
+
+THREAD_S = 0.005
+"""What work on another thread takes."""
 
 
 class SimulationDeadlock(Exception):
@@ -56,13 +60,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
             raise SimulationTooLong(self.describe())
 
     def run_in_executor(self, executor: Executor | None, func: Callable[..., _T], *args: Any) -> asyncio.Future[_T]:  # type: ignore[override]
-        """Run at once on this thread: a simulation has no others."""
-        future: asyncio.Future[_T] = self.create_future()
-        try:
-            future.set_result(func(*args))
-        except Exception as error:  # noqa: BLE001 - it is the caller's, who gets it where it awaits
-            future.set_exception(error)
-        return future
+        """Run on this thread, since a simulation has no others, but a little later, as a thread would."""
+        return self.create_task(_on_thread(partial(func, *args)))
 
     def _run_once(self) -> None:
         super()._run_once()  # type: ignore[misc]
@@ -73,6 +72,11 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def _write_to_self(self) -> None:
         """There is no other thread that would have to wake this one."""
+
+
+async def _on_thread(work: Callable[[], _T]) -> _T:
+    await asyncio.sleep(THREAD_S)
+    return work()
 
 
 class VirtualClock:

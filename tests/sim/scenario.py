@@ -67,6 +67,14 @@ class StepFault:
     kind: FaultKind
 
 
+@dataclass(frozen=True)
+class Drainage:
+    """The server stops taking requests and gives those that are open some time to end."""
+
+    at_s: float
+    deadline_s: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
     seed: int
@@ -76,6 +84,7 @@ class Scenario:
     step_s: float
     scripts: tuple[Script, ...]
     flushes_s: tuple[float, ...]
+    drain: Drainage | None
     crashes: tuple[ActorCrash, ...]
     step_faults: tuple[StepFault, ...]
 
@@ -99,6 +108,7 @@ def draw(choices: Choices) -> Scenario:
         step_s=choices.pick((0.01, 0.0, 0.1), "step time"),
         scripts=tuple(_draw_script(choices, stems, limits) for _ in range(num_scripts)),
         flushes_s=tuple(choices.seconds(2.0, "flush") for _ in range(choices.pick((0, 0, 1, 3), "flushes"))),
+        drain=_draw_drain(choices) if choices.chance(0.1, "drains") else None,
         crashes=_draw_crashes(choices) if is_rough else (),
         step_faults=_draw_step_faults(choices) if is_rough else (),
     )
@@ -167,6 +177,8 @@ def _draw_tokens(choices: Choices, most: int) -> tuple[int, ...]:
 
 
 def _draw_prompt(choices: Choices, stems: list[tuple[int, ...]]) -> Prompt:
+    if choices.chance(0.02, "much text"):
+        return TextPrompt("a much too long text, so long that it is encoded on a thread " * 40)
     if choices.chance(0.15, "as text"):
         return TextPrompt(
             "".join(choices.pick(("ab", "c", "d ", "é", "😂"), "piece") for _ in range(choices.between(1, 9, "pieces")))
@@ -199,6 +211,10 @@ def _draw_departure(choices: Choices) -> Departure:
     if choices.chance(0.5, "leaves by time"):
         return Departure(cause, after_s=choices.seconds(choices.pick((0.02, 0.5, 3.0), "patience"), "leaves after"))
     return Departure(cause, after_tokens=choices.between(0, 12, "leaves after tokens"))
+
+
+def _draw_drain(choices: Choices) -> Drainage:
+    return Drainage(choices.seconds(2.5, "drain"), choices.pick((0.0, 0.2, 2.0), "drain deadline"))
 
 
 def _draw_crashes(choices: Choices) -> tuple[ActorCrash, ...]:

@@ -90,12 +90,14 @@ class Theatre:
         await self.supervisor.start()
         for at_s in self.scenario.flushes_s:
             self.loop.call_at(at_s, self._flush)
+        drained = asyncio.ensure_future(self._drain())
         escalated = asyncio.ensure_future(self.supervisor.wait())
         everybody = asyncio.gather(*[client.play() for client in self.clients])
         await asyncio.wait([everybody, escalated], return_when=asyncio.FIRST_COMPLETED)
         if escalated.done():
             escalated.result()
         everybody.result()
+        await drained
         escalated.cancel()
         await self._settle()
         self.inspector.check_counts()
@@ -116,6 +118,14 @@ class Theatre:
         self.num_deliveries += 1
         self.journal(receiver, envelope)
         self.inspector.observe(receiver, envelope)
+
+    async def _drain(self) -> None:
+        drainage = self.scenario.drain
+        if drainage is None:
+            return
+        await asyncio.sleep(drainage.at_s)
+        self.assembly.replies.refuse()
+        await self.assembly.replies.wait_idle(drainage.deadline_s)
 
     def _flush(self) -> None:
         self.supervisor.ref("simulator", CACHE).tell_control(FlushCache())
