@@ -1,8 +1,8 @@
 """From the queue to a lease: which waiting request may ask the cache for pages, and what the answer means.
 
-Owns the queue, the requests that are RESERVING, and those that ended while they were. A request is admitted in the policy's
-order while slots last and the estimated need fits in the available pages; with nothing else in the pool the head is always
-tried. After a denial nobody is admitted until more pages are available than there were.
+Owns the queue and the requests that are RESERVING. A request is admitted in the policy's order while slots last and the
+estimated need fits in the available pages; with nothing else in the pool the head is always tried. After a denial nobody is
+admitted until more pages are available than there were.
 """
 
 from __future__ import annotations
@@ -36,8 +36,6 @@ class Admission:
         self.leaders = PrefixLeaders(page_size)
         self.estimate = NeedEstimate(conservativeness)
         self.reserving: dict[int, Request] = {}
-        self.orphans: dict[int, Request] = {}
-        """Ended while RESERVING: the answer of the cache is still to come."""
         self._batch = batch
         self._ledger = ledger
         self._out = out
@@ -48,13 +46,13 @@ class Admission:
         self._now = 0.0
 
     @property
-    def is_awaiting_cache(self) -> bool:
-        return bool(self.reserving or self.orphans)
-
-    @property
     def is_pool_empty(self) -> bool:
-        """Whether nobody holds pages and none is on its way back."""
-        return not (self._batch or self.is_awaiting_cache) and self._ledger.is_quiet
+        """Whether nobody holds pages and none is on its way back.
+
+        Pages granted to a request that has ended are not seen here, but by the time a later denial arrives, they are: answers
+        come in the order of the questions.
+        """
+        return not (self._batch or self.reserving) and self._ledger.is_quiet
 
     def enqueue(self, request: Request) -> None:
         self.queue.push(request, self._now)
@@ -72,7 +70,7 @@ class Admission:
     def ended(self, request: Request, stage: Stage) -> None:
         """The request ended when it was in `stage`."""
         if stage is Stage.RESERVING:
-            self.orphans[request.request_id] = self.reserving.pop(request.request_id)
+            del self.reserving[request.request_id]
         elif stage is Stage.WAITING:
             self.queue.discard(request)
         self._enqueue_all(self.leaders.drop(request))
@@ -85,8 +83,7 @@ class Admission:
         self._ledger.ask_again()
         request = self.reserving.pop(message.request_id, None)
         if request is None:
-            orphan = self.orphans.pop(message.request_id, None)
-            self._ledger.give_back(message, orphan.token_ids if orphan is not None else ())
+            self._ledger.give_back(message)
             return None
         self._ledger.open(request, message)
         self._batch.join(request)
@@ -99,7 +96,6 @@ class Admission:
         self._ledger.ask_again()
         self._ledger.num_available_pages = message.num_available_pages
         self._denied_at = message.num_available_pages
-        self.orphans.pop(message.request_id, None)
         request = self.reserving.pop(message.request_id, None)
         if request is not None:
             self._requeue(request)

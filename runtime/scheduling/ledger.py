@@ -45,9 +45,9 @@ class PageLedger:
         self.stalled.pop(request, None)
         self._release(request.lease_id, request.known_ids()[: request.num_computed_tokens], request.last_step)
 
-    def give_back(self, granted: PagesGranted, token_ids: tuple[int, ...]) -> None:
-        """Release pages that came too late; only those from the cache are computed."""
-        self._release(granted.lease_id, token_ids[: granted.num_cached_tokens], 0)
+    def give_back(self, granted: PagesGranted) -> None:
+        """Release pages that nobody waits for any more; nothing was computed in them."""
+        self._release(granted.lease_id, (), 0)
         self.num_available_pages = granted.num_available_pages
 
     def publish(self, request: Request) -> None:

@@ -207,7 +207,7 @@ class Scheduling:
     def settled(self, message: StepSettled) -> None:
         """Grown requests go on; if one got nothing and nothing will come back by itself, another has to give way."""
         self.ledger.settled(message)
-        if self.ledger.stalled and self.ledger.is_quiet and not self.admission.is_awaiting_cache:
+        if self.ledger.stalled and self.ledger.is_quiet and not self.admission.reserving:
             self._relieve()
 
     def matched(self, message: PrefixMatched) -> None:
@@ -221,7 +221,7 @@ class Scheduling:
     def _relieve(self) -> None:
         """Retract until what is freed may do for those that are stalled.
 
-        One that runs alone gives way too: alone it reuses its own pages, and if it does not fit even so, it is denied and fails.
+        One that runs alone gives way too: it finds its own pages again, and if it does not fit even so, it is denied and fails.
         """
         num_freed_pages = 0
         while len(self.ledger.stalled) > num_freed_pages:
@@ -296,7 +296,6 @@ class Scheduling:
             raise EngineError(f"step {message.step_id} failed: {message.reason}")
         step = self._retire(message.step_id)
         for request in step.requests if step is not None else ():
-            request.num_in_flight_rows -= 1
             if request.stage is not Stage.ENDED:
                 self._fail(request, STEP_FAILED)
 

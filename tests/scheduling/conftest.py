@@ -260,7 +260,7 @@ class World:
     def assert_idle(self) -> None:
         """Everybody has ended and everything is given back."""
         assert not self.state.requests, f"requests never ended: {sorted(self.state.requests)}"
-        assert not self.state.admission.orphans
+        assert not self.state.admission.reserving
         assert not self.state.in_flight
         assert not self.outputs.still_open()
         assert self.cache.num_leases == 0

@@ -397,7 +397,7 @@ def test_a_denied_request_waits_at_the_front_until_pages_come_back() -> None:
     assert reserves(world) == [1, 2, 3]
     for number in (2, 3):
         world.to_cache.popleft()
-        world.state.denied(PagesDenied(request_id=number, num_available_pages=0))
+        world.state.denied(PagesDenied(request_id=number, num_available_pages=62))
     world.talk_to_cache()
     assert reserves(world) == [1, 2, 3], "nothing changed, so asking again is vain"
     world.drain()
@@ -448,6 +448,39 @@ def test_a_common_prefix_is_computed_once(policy: str) -> None:
     world.assert_idle()
     assert num_computed_prompt_tokens(world) == 20 + 10 * 2
     assert world.outputs.token_ids[9] == alone((*prefix, 39, 39), 2)
+
+
+def test_a_follower_runs_as_soon_as_its_prefix_is_published() -> None:
+    world = World(chunked_prefill_size=8)
+    world.admit(1, range(40), max_new_tokens=20)
+    world.admit(2, (*range(14), 49, 49, 49), max_new_tokens=1)
+    world.step()
+    assert world.state.report().num_running == 1
+    world.step()
+    assert world.state.report().num_running == 2
+    assert world.state.requests[2].num_reused_tokens == 12
+
+
+def test_a_follower_asks_for_pages_after_the_cache_was_told_of_its_prefix() -> None:
+    world = World(chunked_prefill_size=8)
+    world.admit(9, (8, 8, 8), max_new_tokens=20)
+    world.step()
+    world.admit(1, range(9), max_new_tokens=20)
+    world.admit(2, range(9), max_new_tokens=1)
+    while world.state.requests[1].num_published_tokens < 8:
+        world.run_step()
+        world.hear_result()
+        if world.state.requests[1].num_published_tokens < 8:
+            world.talk_to_cache()
+    world.state.ledger.is_settling = True  # an answer is still to come
+    world.num_unanswered_settles += 1
+    world.advance()
+    assert 2 not in reserves(world)
+    world.state.settled(StepSettled(step_id=0, grown=(), denied=(), num_available_pages=50))
+    world.num_unanswered_settles -= 1
+    world.drain()
+    assert world.outputs.opened[2].num_cached_tokens == 8
+    world.assert_idle()
 
 
 def test_a_cached_prefix_holds_nobody_back() -> None:

@@ -169,7 +169,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def advance(self) -> None:
         self.world.advance()
 
-    @rule(count=st.integers(1, 6))
+    @rule(count=st.integers(1, 20))
     def step(self, count: int) -> None:
         """The usual case, in which everything is prompt: without it runs hardly get anywhere."""
         for _ in range(count):
