@@ -11,6 +11,7 @@ from runtime.http.bundle import Bundle
 from runtime.http.generation import Generation
 from runtime.http.replies import Replies
 from runtime.messages import TextRow
+from runtime.params import GrammarSpec
 from tests.sim.scenario import Departure, Script
 
 EndKind = Literal["finished", "aborted", "failed", "refused"]
@@ -53,6 +54,9 @@ class Client:
         await asyncio.sleep(self._script.at_s)
         for seat in self.seats:
             seat.sent_s = self._loop.time()
+        if self._script.grammar is not None:
+            await self._play_constrained(self._script.grammar)
+            return
         try:
             bundle = Bundle(self._replies, self._generations(), self._script.stream_interval)
         except RequestError as error:
@@ -64,6 +68,17 @@ class Client:
         try:
             with bundle:
                 await self._read(bundle)
+        except RequestError as error:
+            self._end_all("failed", error)
+
+    async def _play_constrained(self, grammar: GrammarSpec) -> None:
+        """One sequence only, read as an iteration over its reply."""
+        script = self._script
+        del self.seats[1:]
+        try:
+            reply = self._replies.submit(script.prompt, script.params[0], script.text, grammar=grammar, label=self._label)
+            async for row in reply:
+                self._note(self.seats[0], row)
         except RequestError as error:
             self._end_all("failed", error)
 

@@ -11,8 +11,8 @@ from typing import Literal
 
 from runtime.config import CacheConfig, Config, HttpConfig, SchedulerConfig
 from runtime.executor.port import ExecutorLimits
-from runtime.messages import AbortCause
-from runtime.params import Prompt, SamplingParams, TextOptions, TextPrompt, TokenPrompt
+from runtime.messages import AbortCause, InspectPool, Message, Probe, Scrape
+from runtime.params import GrammarSpec, Prompt, SamplingParams, TextOptions, TextPrompt, TokenPrompt
 from tests.sim import vocabulary
 from tests.sim.choices import Choices
 from tests.sim.mailbox import Weather
@@ -46,6 +46,8 @@ class Script:
     text: TextOptions
     priority: int
     departure: Departure | None
+    grammar: GrammarSpec | None
+    """This build compiles none, so such a request must be refused."""
     read_pause_s: float
     stream_interval: int | None
 
@@ -68,6 +70,16 @@ class StepFault:
 
 
 @dataclass(frozen=True)
+class Ask:
+    """A question to an actor, and how long the asker waits for the answer."""
+
+    at_s: float
+    name: str
+    message: Message
+    deadline_s: float
+
+
+@dataclass(frozen=True)
 class Drainage:
     """The server stops taking requests and gives those that are open some time to end."""
 
@@ -84,6 +96,7 @@ class Scenario:
     step_s: float
     scripts: tuple[Script, ...]
     flushes_s: tuple[float, ...]
+    asks: tuple[Ask, ...]
     drain: Drainage | None
     crashes: tuple[ActorCrash, ...]
     step_faults: tuple[StepFault, ...]
@@ -108,6 +121,7 @@ def draw(choices: Choices) -> Scenario:
         step_s=choices.pick((0.01, 0.0, 0.1), "step time"),
         scripts=tuple(_draw_script(choices, stems, limits) for _ in range(num_scripts)),
         flushes_s=tuple(choices.seconds(2.0, "flush") for _ in range(choices.pick((0, 0, 1, 3), "flushes"))),
+        asks=tuple(_draw_ask(choices) for _ in range(choices.pick((0, 0, 2), "asks"))),
         drain=_draw_drain(choices) if choices.chance(0.1, "drains") else None,
         crashes=_draw_crashes(choices) if is_rough else (),
         step_faults=_draw_step_faults(choices) if is_rough else (),
@@ -158,7 +172,7 @@ def _draw_script(choices: Choices, stems: list[tuple[int, ...]], limits: Executo
     return Script(
         at_s=BURST_AT_S if is_burst else choices.seconds(2.0, "at"),
         prompt=_draw_prompt(choices, stems),
-        params=(_draw_params(choices),) * n,
+        params=(_draw_params(choices),) * n,  # greedy, so that n choices are the same sequence
         text=TextOptions(
             stop=tuple(_draw_stop(choices) for _ in range(choices.pick((0, 0, 0, 1, 2), "stops"))),
             no_stop_trim=choices.chance(0.3, "no stop trim"),
@@ -166,6 +180,7 @@ def _draw_script(choices: Choices, stems: list[tuple[int, ...]], limits: Executo
         ),
         priority=choices.between(0, 2, "priority"),
         departure=_draw_departure(choices) if choices.chance(0.3, "leaves") else None,
+        grammar=GrammarSpec("regex", choices.pick(("a*", "b*"), "grammar")) if choices.chance(0.04, "constrained") else None,
         read_pause_s=choices.pick((0.0, 0.0, 0.0, 0.03, 1.0), "read pause"),
         stream_interval=choices.pick((1, 1, None, 3), "stream interval"),
     )
@@ -211,6 +226,12 @@ def _draw_departure(choices: Choices) -> Departure:
     if choices.chance(0.5, "leaves by time"):
         return Departure(cause, after_s=choices.seconds(choices.pick((0.02, 0.5, 3.0), "patience"), "leaves after"))
     return Departure(cause, after_tokens=choices.between(0, 12, "leaves after tokens"))
+
+
+def _draw_ask(choices: Choices) -> Ask:
+    questions = (("scheduler", Probe()), ("cache", InspectPool()), ("metrics", Scrape()))
+    name, message = choices.pick(questions, "asked")
+    return Ask(choices.seconds(2.5, "asks at"), name, message, choices.pick((1.0, 0.0), "ask deadline"))
 
 
 def _draw_drain(choices: Choices) -> Drainage:

@@ -23,10 +23,11 @@ from tests.sim import vocabulary
 from tests.sim.audience import Client
 from tests.sim.choices import Choices
 from tests.sim.faults import CrashingSupervisor, FaultyExecutor
-from tests.sim.invariants import Inspector, Judge, Violation
+from tests.sim.invariants import Inspector, Judge, Violation, demand
 from tests.sim.loop import SimulationDeadlock, SimulationTooLong, VirtualClock, VirtualLoop, run
 from tests.sim.mailbox import ShuffledMailbox
 from tests.sim.oracle import Oracle
+from tests.sim.scenario import Ask
 
 MAILBOX_CAPACITY = 512
 HORIZON_S = 3_000.0
@@ -90,14 +91,14 @@ class Theatre:
         await self.supervisor.start()
         for at_s in self.scenario.flushes_s:
             self.loop.call_at(at_s, self._flush)
-        drained = asyncio.ensure_future(self._drain())
+        others = asyncio.gather(self._drain(), *[self._ask(ask) for ask in self.scenario.asks])
         escalated = asyncio.ensure_future(self.supervisor.wait())
         everybody = asyncio.gather(*[client.play() for client in self.clients])
         await asyncio.wait([everybody, escalated], return_when=asyncio.FIRST_COMPLETED)
         if escalated.done():
             escalated.result()
         everybody.result()
-        await drained
+        await others
         escalated.cancel()
         await self._settle()
         self.inspector.check_counts()
@@ -126,6 +127,14 @@ class Theatre:
         await asyncio.sleep(drainage.at_s)
         self.assembly.replies.refuse()
         await self.assembly.replies.wait_idle(drainage.deadline_s)
+
+    async def _ask(self, ask: Ask) -> None:
+        """Raises `Violation` if there is neither an answer nor an error in time."""
+        await asyncio.sleep(ask.at_s)
+        with contextlib.suppress(TimeoutError, ConnectionError):
+            await self.supervisor.ref("simulator", ask.name).ask(ask.message, ask.deadline_s)
+        waited_s = self.loop.time() - ask.at_s
+        demand(waited_s <= ask.deadline_s + 1e-6, f"an ask with a deadline of {ask.deadline_s} s took {waited_s} s")
 
     def _flush(self) -> None:
         self.supervisor.ref("simulator", CACHE).tell_control(FlushCache())
