@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -131,12 +132,17 @@ def fingerprint(toolchain: Toolchain, runtime: Path | None) -> str:
 def compile_library(toolchain: Toolchain, runtime: Path | None, library: Path, extra_flags: Sequence[str] = ()) -> None:
     """Compiles every source into `library`, which appears complete or not at all. Raises BuildError."""
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+    flags = (*FLAGS, *toolchain.cpu_flags, *(("-DCALLBOARD_OPENMP",) if runtime else ()), *extra_flags)
+    sources = [path for path in source_files() if path.suffix == ".c"]
+    with tempfile.TemporaryDirectory(dir=library.parent) as folder, ThreadPoolExecutor() as pool:
+        objects = [Path(folder) / f"{path.stem}.o" for path in sources]
+        commands = [
+            (toolchain.compiler, *flags, "-c", str(path), "-o", str(made)) for path, made in zip(sources, objects, strict=True)
+        ]
+        list(pool.map(run_compiler, commands))
         output = Path(folder) / library.name
-        command = [toolchain.compiler, *FLAGS, *toolchain.cpu_flags, *extra_flags, "-shared", "-o", str(output)]
-        command += [str(path) for path in source_files() if path.suffix == ".c"]
-        command += ["-DCALLBOARD_OPENMP", str(runtime)] if runtime else []
-        run_compiler([*command, "-lm"])
+        needed = [str(path) for path in (*objects, *((runtime,) if runtime else ()))]
+        run_compiler((toolchain.compiler, "-shared", "-o", str(output), *needed, *extra_flags, "-lm"))
         output.chmod(0o700)
         output.replace(library)
     logger.info("compiled the C kernels in %.1f s into %s", time.monotonic() - started, library)

@@ -28,8 +28,8 @@ INLINE f32x16 error_function(f32x16 x) {
 INLINE f32x16 activate(f32x16 x, int activation) {
     if (activation == SILU) return x / (1.0f + exponential(-x));
     if (activation == GELU_ERF) return x * 0.5f * (1.0f + error_function(x * 0.70710678f));
-    f32x16 inner = x * 0.79788456f * multiply_add(x * x, broadcast(0.044715f), broadcast(1.0f));
-    return x * 0.5f * (1.0f + hyperbolic_tangent(inner));
+    f32x16 inner = x * 1.59576912f * multiply_add(x * x, broadcast(0.044715f), broadcast(1.0f)); /* 2 * sqrt(2 / pi) */
+    return x / (1.0f + exponential(-inner)); /* (1 + tanh(u)) / 2 = 1 / (1 + exp(-2u)), without its cancellation */
 }
 
 INLINE void gate_row(void *out, const void *gate_up, int64_t intermediate, int activation, int bf16) {

@@ -10,9 +10,13 @@
 
 #define BLOCK 32
 #define GROUPS (BLOCK / 4) /* inputs go by in fours */
-#define MOST_ROWS 8
+#if defined(__AVX512F__)
+#define MOST_ROWS 8 /* their sums, the weights and what is between fill 32 registers */
+#else
+#define MOST_ROWS 4
+#endif
 #define ROWS_ABREAST 4
-#define ROWS_PER_TASK (8 * MOST_ROWS)
+#define ROWS_PER_TASK 64
 #define OPERATIONS_PER_TASK 200000 /* about 2 us */
 
 /* As SLOTS in __init__.py lays it out. Strides in bytes. */
@@ -55,7 +59,7 @@ INLINE struct place place_of(char *panel, int64_t block, int64_t row, int64_t nu
 
 /* Rows of the panel that starts with `num_left` rows to go. Only these sizes are compiled. */
 INLINE int64_t panel_rows(int64_t num_left) {
-    return num_left >= MOST_ROWS ? MOST_ROWS : num_left >= 4 ? 4 : num_left;
+    return num_left >= MOST_ROWS ? MOST_ROWS : least(num_left, 4);
 }
 
 INLINE char *panel_at(const struct activations *x, int64_t row) { return x->panels + row * x->num_blocks * ROW_BLOCK_BYTES; }

@@ -11,7 +11,7 @@ from kernels.quantized_linear.packing import BLOCK, PackedWeight, unpack_rows
 
 def round_activations(x: Tensor) -> Tensor:
     """x [rows, inputs] rounded to int8 in blocks of 32 and widened again: what the kernel multiplies. float32."""
-    blocks = x.float().reshape(x.shape[0], -1, BLOCK)
+    blocks = x.float().reshape(x.shape[0], x.shape[1] // BLOCK, BLOCK)
     peaks = blocks.abs().amax(dim=-1, keepdim=True)
     inverse = torch.where(peaks > 0, torch.full_like(peaks, 127.0) / peaks, 0.0)  # a division, not 127 times a reciprocal
     return ((blocks * inverse).round() * (peaks / 127.0)).flatten(1)
