@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime.errors import LoadError
-from runtime.loading.stored_tensor import Shape
+from runtime.loading.stored_tensor import Shape, StoredBlocks
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 Bytes = npt.NDArray[np.uint8]
 ValueType = gguf.GGUFValueType
 BlockType = gguf.GGMLQuantizationType
+
+PLAIN_TYPES = (BlockType.F64, BlockType.F32, BlockType.F16, BlockType.BF16)
 
 MAX_DIMENSIONS = 4
 MAX_ARRAY_DEPTH = 4
@@ -86,6 +88,14 @@ class GgufTensor:
             case _:
                 values = torch.from_numpy(self._dequantize(rows))
         return values.reshape(self.shape)
+
+    def blocks(self) -> StoredBlocks | None:
+        """As stored, in the model's order of rows; None for plain numbers."""
+        import torch
+
+        if self.block_type in PLAIN_TYPES:
+            return None
+        return StoredBlocks(torch.from_numpy(self.rows().copy()), self.block_type.name)
 
     def _dequantize(self, rows: Bytes) -> npt.NDArray[np.float32]:
         """In long rows of whole blocks: 4× faster than in the tensor's own rows, which gguf takes 16 at a time."""

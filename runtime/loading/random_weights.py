@@ -32,3 +32,6 @@ class RandomTensor:
         generator = torch.Generator().manual_seed(self.seed ^ zlib.crc32(self.name.encode()))
         mean = 1.0 if len(self.shape) == 1 and not self.name.endswith(".bias") else 0.0
         return torch.empty(self.shape).normal_(mean, STANDARD_DEVIATION, generator=generator)
+
+    def blocks(self) -> None:
+        """Nothing: random weights are plain numbers."""

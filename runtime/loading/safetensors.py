@@ -41,6 +41,9 @@ class SafetensorsTensor:
         values: torch.Tensor = self.shard.get_tensor(self.name)
         return values
 
+    def blocks(self) -> None:
+        """Nothing: quantized checkpoints are refused."""
+
 
 def read_safetensors(folder: Path) -> dict[str, SafetensorsTensor]:
     """All tensors of `folder` by name. Raises `LoadError` on a missing, cut or corrupt file."""

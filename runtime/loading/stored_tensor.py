@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from runtime.errors import LoadError
 
@@ -13,6 +13,13 @@ if TYPE_CHECKING:
     import torch
 
 Shape = tuple[int, ...]
+
+
+class StoredBlocks(NamedTuple):
+    """A quantized tensor as its file keeps it: blocks of a format that GGUF names, row by row."""
+
+    rows: torch.Tensor  # [rows, bytes per row] uint8
+    format: str
 
 
 class StoredTensor(Protocol):
@@ -25,6 +32,10 @@ class StoredTensor(Protocol):
 
     def load(self) -> torch.Tensor:
         """A tensor of `shape` in a floating point type near the stored one. Raises `LoadError`."""
+        ...
+
+    def blocks(self) -> StoredBlocks | None:
+        """The blocks of a quantized tensor; None if the file keeps plain numbers."""
         ...
 
 

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from kernels.rms_norm import add_rms_norm, rms_norm
 from runtime.layers.attention import Attention
+from runtime.layers.embedding import Embedding
 from runtime.layers.forward import ForwardBatch, KVCache, KVShape
 from runtime.layers.gated_mlp import ACTIVATIONS, GatedMlp
-from runtime.layers.linear import Linear, make_linear
+from runtime.layers.linear import Linear
 from runtime.layers.rotary import RopeSpec, cos_sin_table
 from runtime.models.spec import DecoderSpec
 from runtime.models.weights import Weights
@@ -39,7 +40,7 @@ class Decoder:
     spec: DecoderSpec
     dtype: torch.dtype
     num_positions: int
-    embedding: Tensor  # [vocab, hidden]
+    embedding: Embedding
     layers: tuple[Layer, ...]
     final_norm: Tensor  # [hidden]
     head: Linear
@@ -60,7 +61,7 @@ class Decoder:
     def _run_layers(self, batch: ForwardBatch, kv: KVCache) -> tuple[Tensor, Tensor]:
         """The last layer's output and the residual stream that it is still to be added to."""
         eps = self.spec.norm_eps
-        residual = torch.nn.functional.embedding(batch.token_ids, self.embedding)
+        residual = self.embedding(batch.token_ids)  # [tokens, hidden]
         hidden = rms_norm(residual, self.layers[0].input_norm, eps)
         for index, layer in enumerate(self.layers):
             if index:
@@ -75,10 +76,9 @@ class Decoder:
 def build_decoder(spec: DecoderSpec, weights: Weights, dtype: torch.dtype, num_positions: int) -> Decoder:
     """Take every weight from `weights`, packed for products in `dtype`."""
     tables = {rope: cos_sin_table(rope, num_positions) for rope in {layer.rope for layer in spec.layers}}
-    embedding = weights.embedding(spec.names.embedding)
+    embedding, head = weights.embedding_and_head(spec.names.embedding, None if spec.tied_head else spec.names.head)
     layers = _build_layers(spec, weights, tables)
     final_norm = weights.norm(spec.names.final_norm)
-    head = make_linear(embedding if spec.tied_head else weights.tensor(f"{spec.names.head}.weight"))
     return Decoder(spec, dtype, num_positions, embedding, layers, final_norm, head)
 
 

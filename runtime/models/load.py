@@ -18,7 +18,8 @@ def load_model(
 ) -> Decoder:
     """Read, convert and pack all weights; a progress bar on a terminal tells how far it is.
 
-    dtype: as `--dtype`. num_positions: longest sequence in tokens, by default what the model was made for.
+    dtype: as `--dtype`; with "auto" quantized weights keep their blocks, with any other they become numbers of that type.
+    num_positions: longest sequence in tokens, by default what the model was made for.
     Raises `LoadError` when the architecture is not served, the files do not match the config or memory is short.
     """
     spec = spec_for(checkpoint.config)
@@ -26,6 +27,7 @@ def load_model(
     compute = compute_dtype(dtype)
     with tqdm(total=len(stored), desc="Loading weights", unit="tensor", disable=None if show_progress else True) as progress:
         try:
-            return build_decoder(spec, Weights(stored, compute, progress), compute, num_positions or spec.context_length)
+            weights = Weights(stored, compute, progress, keep_quantized=dtype == "auto")
+            return build_decoder(spec, weights, compute, num_positions or spec.context_length)
         except (MemoryError, RuntimeError) as error:  # torch says RuntimeError when it can not allocate
             raise LoadError(f"{checkpoint.path}: the model can not be loaded: {str(error).splitlines()[0]:.200}") from error

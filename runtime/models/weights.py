@@ -2,33 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from kernels.quantized_linear import PackedWeight
+from runtime.layers.embedding import Embedding, PlainEmbedding
 from runtime.layers.linear import Linear, make_linear
+from runtime.layers.quantized import QuantizedEmbedding, QuantizedLinear, can_stay_quantized, pack_rows, pack_values
 from runtime.loading.stored_tensor import StoredTensor
 from runtime.models.spec import LinearSpec
 
 
 class Weights:
-    """The stored tensors of one model; a joined copy lives only until it is packed."""
+    """The stored tensors of one model; a joined copy lives only until it is packed.
 
-    def __init__(self, stored: Mapping[str, StoredTensor], dtype: torch.dtype, progress: tqdm[None]) -> None:
+    `keep_quantized`: whether quantized weights keep their blocks instead of becoming numbers of `dtype`.
+    """
+
+    def __init__(
+        self,
+        stored: Mapping[str, StoredTensor],
+        dtype: torch.dtype,
+        progress: tqdm[None],
+        *,
+        keep_quantized: bool = False,
+    ) -> None:
         self._stored = stored
         self._dtype = dtype
         self._progress = progress
+        self._keep_quantized = keep_quantized
 
     def tensor(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
         """The tensor called `name` in `dtype`, by default the model's; it may be a view into the file."""
         self._progress.update()
         return self._stored[name].load().to(dtype or self._dtype)
-
-    def embedding(self, module: str) -> Tensor:
-        """[vocab, hidden], in memory."""
-        return self.tensor(f"{module}.weight").clone(memory_format=torch.contiguous_format)
 
     def norm(self, module: str) -> Tensor:
         """[width] float32 in memory: norms are small, and the kernels compute in float32."""
@@ -36,9 +46,40 @@ class Weights:
 
     def linear(self, spec: LinearSpec) -> Linear:
         """A matrix product, its modules joined in one."""
-        weight = self._joined(spec, "weight")
-        return make_linear(weight, self._joined(spec, "bias") if spec.has_bias else None)
+        bias = self._joined(spec.modules, "bias") if spec.has_bias else None
+        packed = self._packed(spec.modules)
+        if packed is not None:
+            return QuantizedLinear(packed, None if bias is None else bias.float(), self._dtype)
+        return make_linear(self._joined(spec.modules, "weight"), bias)
 
-    def _joined(self, spec: LinearSpec, kind: str) -> Tensor:
-        parts = [self.tensor(f"{module}.{kind}") for module in spec.modules]
-        return torch.cat(parts)
+    def embedding_and_head(self, embedding: str, head: str | None) -> tuple[Embedding, Linear]:
+        """Both ends of the network from the modules of these names; without a head the embedding's weight is used twice.
+
+        A quantized head gives float32 logits, a plain one those of the model's dtype.
+        """
+        packed = self._packed([embedding])
+        if packed is not None:
+            packed_head = packed if head is None else self._packed([head])
+            if packed_head is not None:
+                return QuantizedEmbedding(packed, self._dtype), QuantizedLinear(packed_head, None, torch.float32)
+        table = self.tensor(f"{embedding}.weight").clone(memory_format=torch.contiguous_format)
+        return PlainEmbedding(table), make_linear(table if head is None else self.tensor(f"{head}.weight"))
+
+    def _joined(self, modules: Sequence[str], kind: str) -> Tensor:
+        return torch.cat([self.tensor(f"{module}.{kind}") for module in modules])
+
+    def _packed(self, modules: Sequence[str]) -> PackedWeight | None:
+        """The weights of `modules`, joined, in blocks; None unless all of them are stored in blocks and may stay so."""
+        names = [f"{module}.weight" for module in modules]
+        num_inputs = self._stored[names[0]].shape[1]
+        if not self._keep_quantized or not can_stay_quantized(num_inputs):
+            return None
+        stored = [blocks for name in names if (blocks := self._stored[name].blocks()) is not None]
+        if len(stored) < len(names):
+            return None
+        if len({blocks.format for blocks in stored}) == 1:
+            packed = pack_rows(torch.cat([blocks.rows for blocks in stored]), stored[0].format, num_inputs)
+            if packed is not None:
+                self._progress.update(len(names))
+                return packed
+        return pack_values(torch.cat([self.tensor(name, torch.float32) for name in names]))

@@ -1,0 +1,25 @@
+"""Token embeddings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+from torch.nn import functional
+
+
+class Embedding(Protocol):
+    """token_ids [tokens] → [tokens, hidden] of the model's dtype, in new memory."""
+
+    def __call__(self, token_ids: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True, slots=True)
+class PlainEmbedding:
+    """A table as torch keeps it."""
+
+    table: Tensor  # [vocab, hidden]
+
+    def __call__(self, token_ids: Tensor) -> Tensor:
+        return functional.embedding(token_ids, self.table)

@@ -1,0 +1,62 @@
+"""Weights that stay quantized in memory: the products and the embedding of a GGUF model, computed from its own blocks.
+
+Activations are rounded to 8 bits per block for the product; the products are exact integers added in a fixed order, so a row
+of the result does not depend on the other rows of the batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kernels import native
+from kernels.quantized_linear import GGUF_TYPES, PackedWeight, pack, quantize, quantized_linear, unpack_rows
+from kernels.quantized_linear.packing import BLOCK
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizedLinear:
+    """x [tokens, in_features] → [tokens, out_features] of `out_dtype`."""
+
+    packed: PackedWeight
+    bias: Tensor | None  # [out_features] float32
+    out_dtype: torch.dtype
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return quantized_linear(x, self.packed, self.bias, self.out_dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizedEmbedding:
+    """token_ids [tokens] → [tokens, hidden] of `dtype`, read from the same memory as a tied head."""
+
+    packed: PackedWeight
+    dtype: torch.dtype
+
+    def __call__(self, token_ids: Tensor) -> Tensor:
+        return unpack_rows(self.packed, token_ids).to(self.dtype)
+
+
+def can_stay_quantized(num_inputs: int) -> bool:
+    """Whether a weight with so many inputs may keep its blocks. Without compiled kernels it is better off as plain numbers."""
+    return num_inputs % BLOCK == 0 and native.function("quantized_linear") is not None
+
+
+def pack_rows(rows: Tensor, block_format: str, num_inputs: int) -> PackedWeight | None:
+    """Blocks as GGUF stores them, without loss; None for a format that the kernel does not read.
+
+    rows: [num_outputs, bytes per row] uint8.
+    """
+    if block_format not in GGUF_TYPES:
+        return None
+    return pack(rows, block_format, rows.shape[0], num_inputs)
+
+
+def pack_values(weight: Tensor) -> PackedWeight:
+    """Other formats (GGUF's K-quants) rounded to 8 bits per block of 32, which is finer than what they were.
+
+    weight: [num_outputs, num_inputs], dequantized.
+    """
+    return quantize(weight, bits=8)
