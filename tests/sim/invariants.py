@@ -20,11 +20,11 @@ from tests.sim.faults import CrashingSupervisor, FaultyExecutor
 from tests.sim.oracle import Expected, Oracle
 from tests.sim.scenario import Scenario
 
-ABORT_WITHIN_S = 1.0
+ABORT_WITHIN_S = 0.5
 """Virtual time that an abort may take through mailboxes that are late."""
 
 OVERTAKES_PER_SLOT = 1
-"""While a request waits for its prefix to be computed, later ones may take the other slots."""
+"""A request that was held back until its prefix was computed may come back when later ones are already on their way."""
 
 
 class Violation(AssertionError):
@@ -132,7 +132,8 @@ class Inspector:
         if request_id in self._reserved or scheduling is None:  # it comes again after a retraction
             return
         self._reserved.add(request_id)
-        self._overtakes.update(other for other in scheduling.requests if other < request_id and other not in self._reserved)
+        for other, request in scheduling.requests.items():
+            self._overtakes[other] += other < request_id and other not in self._reserved and request.is_queued
         most = OVERTAKES_PER_SLOT * self._scenario.limits.num_slots
         for overtaken, num_times in self._overtakes.items():
             if num_times > most:

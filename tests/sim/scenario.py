@@ -118,7 +118,7 @@ def draw(choices: Choices) -> Scenario:
         config=_draw_config(choices, limits),
         limits=limits,
         weather=_draw_weather(choices),
-        step_s=choices.pick((0.01, 0.0, 0.1), "step time"),
+        step_s=choices.pick((0.01, 0.1, 0.0, 0.1), "step time"),
         scripts=tuple(_draw_script(choices, stems, limits) for _ in range(num_scripts)),
         flushes_s=tuple(choices.seconds(2.0, "flush") for _ in range(choices.pick((0, 0, 1, 3), "flushes"))),
         asks=tuple(_draw_ask(choices) for _ in range(choices.pick((0, 0, 2), "asks"))),
@@ -174,7 +174,7 @@ def _draw_script(choices: Choices, stems: list[tuple[int, ...]], limits: Executo
         prompt=_draw_prompt(choices, stems),
         params=(_draw_params(choices),) * n,  # greedy, so that n choices are the same sequence
         text=TextOptions(
-            stop=tuple(_draw_stop(choices) for _ in range(choices.pick((0, 0, 0, 1, 2), "stops"))),
+            stop=tuple(_draw_stop(choices) for _ in range(choices.pick((0, 0, 1, 1, 2), "stops"))),
             no_stop_trim=choices.chance(0.3, "no stop trim"),
             skip_special_tokens=choices.chance(0.7, "skip special"),
         ),
