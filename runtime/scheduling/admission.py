@@ -17,6 +17,10 @@ from runtime.scheduling.queue import WaitingQueue
 from runtime.scheduling.request import Request, Stage
 from runtime.scheduling.sharing import PrefixLeaders
 
+MAX_LOOKS = 32
+"""Requests looked at in one pass, so that a crowd does not hold up the next step. Whoever was reserved for or is waited for
+causes the next pass."""
+
 
 class Admission:
     """`shares_prefixes` is False when the cache keeps nothing, so that nobody waits for pages that are never shared."""
@@ -125,8 +129,8 @@ class Admission:
 
     def _reserve_some(self) -> None:
         num_spare_tokens = self._num_spare_tokens()
-        while self._has_free_slot():
-            request = self.queue.head()
+        for _ in range(MAX_LOOKS):
+            request = self.queue.head() if self._has_free_slot() else None
             if request is None or request.num_in_flight_rows:
                 return  # the last tokens of a retracted request are on their way
             leader = self.leaders.find(request)

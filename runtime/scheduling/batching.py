@@ -21,6 +21,7 @@ class Step:
         self.plan: StepPlan
         self.requests: list[Request] = []
         self.opened: list[Request] = []
+        """Requests that have their first row; one that comes back from a retraction is not new."""
         self.wanting: list[Request] = []
         """Requests whose next token does not fit in their pages."""
         self.num_samples = 0
@@ -107,7 +108,8 @@ class Batch:
                 break
             if not request.is_opened:
                 opens.append(_open(request))
-                step.opened.append(request)
+                if request.last_step == 0:
+                    step.opened.append(request)
             row = _prefill_row(request, budget)
             rows.append(row)
             step.requests.append(request)

@@ -10,6 +10,8 @@ from enum import Enum
 
 from runtime.messages import Admit
 
+HASH_STRIDE_PAGES = 64
+
 
 class Stage(Enum):
     """Where a request is: it is in exactly one of these."""
@@ -50,7 +52,6 @@ class Request:
         "num_reused_tokens",
         "num_target_tokens",
         "output_ids",
-        "page_hashes",
         "page_size",
         "pages",
         "params",
@@ -60,6 +61,7 @@ class Request:
         "slot",
         "stage",
         "stop_ids",
+        "stride_hashes",
         "text",
         "token_ids",
         "tree_order",
@@ -89,7 +91,7 @@ class Request:
         self.is_watched = False
         self.num_hit_tokens = 0  # of the prefix, believed to be cached
         self.tree_order = 0
-        self.page_hashes: list[int] = []
+        self.stride_hashes = [0]  # of the first 0, 1, 2, … strides
         self.followers: list[tuple[int, Request]] = []  # (shared pages, request held back)
 
         # in the batch
@@ -134,12 +136,13 @@ class Request:
         return self.token_ids + tuple(self.output_ids[len(self.token_ids) - self.num_prompt_tokens :])
 
     def page_hash(self, num_pages: int) -> int:
-        """Hash of the first `num_pages` (≥ 1) full pages of tokens, computed once per page."""
-        hashes, size = self.page_hashes, self.page_size
-        while len(hashes) < num_pages:
-            start = len(hashes) * size
-            hashes.append(hash((hashes[-1] if hashes else 0, self.token_ids[start : start + size])))
-        return hashes[num_pages - 1]
+        """Hash of the first `num_pages` (≥ 1) full pages of tokens, which costs as much as hashing one stride."""
+        hashes, stride_tokens = self.stride_hashes, HASH_STRIDE_PAGES * self.page_size
+        num_strides = num_pages // HASH_STRIDE_PAGES
+        while len(hashes) <= num_strides:
+            start = (len(hashes) - 1) * stride_tokens
+            hashes.append(hash((hashes[-1], self.token_ids[start : start + stride_tokens])))
+        return hash((hashes[num_strides], self.token_ids[num_strides * stride_tokens : num_pages * self.page_size]))
 
     def begin_run(self, lease_id: int, pages: tuple[int, ...], num_cached_tokens: int) -> None:
         """The cache granted pages for all of `token_ids`, of which the first `num_cached_tokens` are computed already."""

@@ -7,7 +7,17 @@ looking a request up costs as much for one leader as for hundreds. A hash collis
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from runtime.scheduling.request import Request, Stage
+
+
+class _Place(NamedTuple):
+    """Where a leader is in the index."""
+
+    group: int
+    num_pages: int
+    prefix: int
 
 
 class PrefixLeaders:
@@ -17,7 +27,7 @@ class PrefixLeaders:
         self._page_size = page_size
         # hash of the first page → number of pages up to the next one to publish → hash of those pages → leader
         self._groups: dict[int, dict[int, dict[int, Request]]] = {}
-        self._places: dict[Request, int] = {}
+        self._places: dict[Request, _Place] = {}
 
     def find(self, request: Request) -> Request | None:
         """The leader that is about to publish a page of `request` which is not cached yet."""
@@ -59,24 +69,32 @@ class PrefixLeaders:
         return list(self._places)
 
     def _place(self, leader: Request, num_pages: int) -> None:
-        leaders = self._groups.setdefault(leader.page_hash(1), {}).setdefault(num_pages, {})
-        if leaders.setdefault(leader.page_hash(num_pages), leader) is leader:
-            self._places[leader] = num_pages
+        place = _Place(leader.page_hash(1), num_pages, leader.page_hash(num_pages))
+        leaders = self._groups.setdefault(place.group, {}).setdefault(num_pages, {})
+        if leaders.setdefault(place.prefix, leader) is leader:
+            self._places[leader] = place
 
     def _forget(self, leader: Request) -> None:
-        num_pages = self._places.pop(leader, 0)
-        if num_pages == 0:
+        place = self._places.pop(leader, None)
+        if place is None:
             return
-        group = self._groups[leader.page_hash(1)]
-        del group[num_pages][leader.page_hash(num_pages)]
-        if not group[num_pages]:
-            del group[num_pages]
+        group = self._groups[place.group]
+        del group[place.num_pages][place.prefix]
+        if not group[place.num_pages]:
+            del group[place.num_pages]
         if not group:
-            del self._groups[leader.page_hash(1)]
+            del self._groups[place.group]
 
     def _num_shared_pages(self, request: Request, leader: Request) -> int:
-        num_pages = min(request.num_shareable_pages, len(leader.token_ids) // self._page_size)
-        shared = self._places[leader]  # equal up to here, or it would not be held
-        while shared < num_pages and request.page_hash(shared + 1) == leader.page_hash(shared + 1):
-            shared += 1
-        return shared
+        """How many full pages both begin with and `request` can reuse: by bisection, since comparing tuples is cheap."""
+        low = self._places[leader].num_pages  # equal up to here, or it would not be held
+        high = min(request.num_shareable_pages, len(leader.token_ids) // self._page_size)
+        start, guess = low * self._page_size, high  # most often it is all
+        while low < high:
+            end = guess * self._page_size
+            if request.token_ids[start:end] == leader.token_ids[start:end]:
+                low = guess
+            else:
+                high = guess - 1
+            guess = (low + high + 1) // 2
+        return low

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from runtime.scheduling.request import HASH_STRIDE_PAGES
 from tests.scheduling.conftest import make_request
 
 
@@ -15,6 +16,18 @@ def test_a_page_hash_depends_on_the_pages_before() -> None:
     one = make_request(1, [1, 2, 3, 4], page_size=2)
     two = make_request(2, [2, 1, 3, 4], page_size=2)
     assert one.page_hash(2) != two.page_hash(2)
+
+
+def test_page_hashes_of_long_prompts_see_every_token() -> None:
+    num_pages = 3 * HASH_STRIDE_PAGES
+    tokens = tuple(range(2 * num_pages))
+    request = make_request(1, tokens, page_size=2)
+    assert len({request.page_hash(number) for number in range(1, num_pages + 1)}) == num_pages
+    for position in (0, 127, 128, 255, 256, 383):
+        other = make_request(2, (*tokens[:position], -1, *tokens[position + 1 :]), page_size=2)
+        assert other.page_hash(num_pages) != request.page_hash(num_pages)
+        if position >= 2:
+            assert other.page_hash(position // 2) == request.page_hash(position // 2)
 
 
 def test_the_last_token_is_never_shared() -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pytest
+
 from runtime.scheduling.request import Request, Stage
 from runtime.scheduling.sharing import PrefixLeaders
 from tests.scheduling.conftest import make_request
@@ -86,11 +88,30 @@ def test_two_leaders_of_one_page_do_not_disturb_each_other() -> None:
     assert leaders.find(make_request(3, PROMPT)) is one
 
 
-def test_looking_up_is_cheap_for_a_thousand_requests_with_hundreds_of_leaders() -> None:
-    """Counts page hashes, which is where the time would go: one per page and request, whatever the number of leaders."""
+def test_the_shared_pages_are_counted_wherever_two_prompts_part() -> None:
+    tokens = tuple(range(100))
+    for num_equal in range(4, 100):
+        leaders = PrefixLeaders(4)
+        leader = running(1, tokens)
+        leaders.lead(leader, 0)
+        follower = make_request(2, (*tokens[:num_equal], *([999] * (110 - num_equal))))
+        assert leaders.find(follower) is leader
+        leaders.hold(follower, leader)
+        assert leader.followers == [(num_equal // 4, follower)]
+
+
+def test_looking_up_is_cheap_for_a_thousand_requests_with_hundreds_of_leaders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counts hashes, which is where the time would go: two for each request, whatever the number of leaders."""
     leaders = PrefixLeaders(4)
     for number in range(256):
         leaders.lead(running(number, (*PROMPT[:8], 100 + number, *PROMPT)), 8)
     waiting = [make_request(1000 + number, (*PROMPT[:8], 1000 + number, *PROMPT)) for number in range(1000)]
+    page_hash, calls = Request.page_hash, []
+
+    def counted(request: Request, num_pages: int) -> int:
+        calls.append(num_pages)
+        return page_hash(request, num_pages)
+
+    monkeypatch.setattr(Request, "page_hash", counted)
     assert not any(leaders.find(request) for request in waiting)
-    assert sum(len(request.page_hashes) for request in waiting) == 3 * len(waiting)
+    assert len(calls) == 2 * len(waiting)

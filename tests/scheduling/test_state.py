@@ -544,6 +544,7 @@ def test_a_dry_pool_retracts_and_keeps_what_was_said() -> None:
     world.drain()
     world.assert_idle()
     assert sum(stats.num_retracted for stats in world.stats) > 0
+    assert sum(stats.num_new_sequences for stats in world.stats) == 3, "one that comes back is not new"
     assert world.outputs.token_ids == {number: alone(prompt, 8) for number, prompt in prompts.items()}
     reopened = [opened for plan in world.plans for opened in plan.opens if len(opened.token_ids) > opened.num_prompt_tokens]
     assert reopened
