@@ -23,8 +23,7 @@ from pathlib import Path
 SOURCES = Path(__file__).parent
 COMPILERS = ("cc", "gcc", "clang")
 CPU_FLAGS = (("-march=native",), ("-mcpu=native",), ())
-FLAGS = ("-std=gnu11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fPIC", "-fvisibility=hidden", "-Wno-psabi")
-OPENMP_NAMES = ("libgomp", "libomp", "libiomp5")
+FLAGS = ("-std=gnu11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fPIC", "-fvisibility=hidden", "-Wno-psabi", "-pthread")
 COMPILE_TIMEOUT_S = 300
 
 logger = logging.getLogger(__name__)
@@ -49,12 +48,11 @@ def build() -> Path:
         raise BuildError("the C kernels need Linux or macOS")
     folder = private_folder(cache_folder())
     toolchain = find_toolchain()
-    runtime = mapped_openmp()
-    library = folder / f"{fingerprint(toolchain, runtime)}.so"
+    library = folder / f"{fingerprint(toolchain)}.so"
     if library.exists():
         check_private(library)
     else:
-        compile_library(toolchain, runtime, library)
+        compile_library(toolchain, library)
     return library
 
 
@@ -102,47 +100,33 @@ def find_toolchain() -> Toolchain:
     raise BuildError(f"no C compiler on PATH (looked for {', '.join(COMPILERS)})")
 
 
-def mapped_openmp() -> Path | None:
-    """The OpenMP library that torch has loaded into this process, so that the kernels use its threads and no second set."""
-    try:
-        lines = Path("/proc/self/maps").read_text().splitlines()
-    except OSError:
-        return None
-    for path in dict.fromkeys(Path(line.split(maxsplit=5)[5]) for line in lines if "/" in line):
-        if path.name.split(".")[0].split("-")[0] in OPENMP_NAMES:
-            return path
-    return None
-
-
 def source_files() -> list[Path]:
-    return sorted((*SOURCES.glob("*/*.c"), *SOURCES.glob("*.h"), *SOURCES.glob("*/*.h")))
+    return sorted(path for path in SOURCES.rglob("*") if path.suffix in (".c", ".h"))
 
 
-def fingerprint(toolchain: Toolchain, runtime: Path | None) -> str:
+def fingerprint(toolchain: Toolchain) -> str:
     """A hash of everything that decides what the compiled code is."""
     digest = hashlib.sha256()
     for path in source_files():
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
-    for part in (*toolchain.cpu_flags, *FLAGS, runtime.name if runtime else "serial", sys.platform):
+    for part in (*toolchain.cpu_flags, *FLAGS, sys.platform):
         digest.update(part.encode() + b"\0")
     digest.update(toolchain.macros)
     return digest.hexdigest()
 
 
-def compile_library(toolchain: Toolchain, runtime: Path | None, library: Path, extra_flags: Sequence[str] = ()) -> None:
+def compile_library(toolchain: Toolchain, library: Path, extra_flags: Sequence[str] = ()) -> None:
     """Compiles every source into `library`, which appears complete or not at all. Raises BuildError."""
     started = time.monotonic()
-    flags = (*FLAGS, *toolchain.cpu_flags, *(("-DCALLBOARD_OPENMP",) if runtime else ()), *extra_flags)
+    flags = (*FLAGS, *toolchain.cpu_flags, *extra_flags)
     sources = [path for path in source_files() if path.suffix == ".c"]
     with tempfile.TemporaryDirectory(dir=library.parent) as folder, ThreadPoolExecutor() as pool:
         objects = [Path(folder) / f"{path.stem}.o" for path in sources]
-        commands = [
-            (toolchain.compiler, *flags, "-c", str(path), "-o", str(made)) for path, made in zip(sources, objects, strict=True)
-        ]
-        list(pool.map(run_compiler, commands))
+        pairs = zip(sources, objects, strict=True)
+        list(pool.map(run_compiler, [(toolchain.compiler, *flags, "-c", str(path), "-o", str(made)) for path, made in pairs]))
         output = Path(folder) / library.name
-        needed = [str(path) for path in (*objects, *((runtime,) if runtime else ()))]
-        run_compiler((toolchain.compiler, "-shared", "-o", str(output), *needed, *extra_flags, "-lm"))
+        made = [str(path) for path in objects]
+        run_compiler((toolchain.compiler, "-shared", "-pthread", "-o", str(output), *made, *extra_flags, "-lm"))
         output.chmod(0o700)
         output.replace(library)
     logger.info("compiled the C kernels in %.1f s into %s", time.monotonic() - started, library)

@@ -23,10 +23,27 @@ logger = logging.getLogger(__name__)
 def library() -> ctypes.CDLL | None:
     """The compiled kernels, built on first use; None where they cannot be had."""
     try:
-        return ctypes.CDLL(str(build.build()))
+        compiled = ctypes.CDLL(str(build.build()))
     except (build.BuildError, OSError) as error:
         logger.warning("C kernels are not available: %s; torch serves in their place, about 3 times slower per token", error)
         return None
+    share_work(compiled, torch.get_num_threads())
+    return compiled
+
+
+def share_work(compiled: ctypes.CDLL, num_threads: int) -> None:
+    compiled.callboard_set_num_threads(ctypes.byref(ctypes.c_int64(num_threads)))
+
+
+def set_num_threads(num_threads: int) -> None:
+    """Lets the C kernels use this many threads, the caller's included; it starts at torch's number. For all callers.
+
+    They are threads of our own, so where every layer runs in C, torch.set_num_threads(1) keeps torch's from idling beside
+    them. Results do not depend on it.
+    """
+    compiled = library()
+    if compiled is not None:
+        share_work(compiled, num_threads)
 
 
 @functools.cache

@@ -39,10 +39,11 @@ def compiled(
     path = build.build() if flags is None else compiled_folder / f"{request.param}.so"
     if not path.exists():
         chosen = build.Toolchain(toolchain.compiler, flags or (), b"")
-        build.compile_library(chosen, build.mapped_openmp(), path, ("-O1",))  # -O3 would take half a minute
+        build.compile_library(chosen, path, ("-O1",))  # -O3 would take half a minute
     library = ctypes.CDLL(str(path))
     monkeypatch.setattr(native, "library", lambda: library)
     native.function.cache_clear()
+    native.set_num_threads(1)
     yield request.param
     native.function.cache_clear()
 
@@ -57,15 +58,9 @@ def seeded() -> torch.Generator:
     return torch.Generator().manual_seed(7)
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads that wait for each other on a busy machine are slow: only the tests that need two have them."""
+@pytest.fixture(autouse=True, scope="session")
+def torch_has_one_thread() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture
-def two_threads(one_thread: None) -> None:
-    torch.set_num_threads(2)

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import logging
 import os
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +14,13 @@ from kernels.quantized_linear import quantize, quantized_linear
 from kernels.rms_norm import add_rms_norm, rms_norm
 from kernels.rope import rope_and_write
 
-SOURCE = '__attribute__((visibility("default"))) long callboard_answer(const char *slots) {{ return {}; }}'
+EXPORT = '__attribute__((visibility("default")))'
+SOURCE = (
+    EXPORT
+    + " long callboard_set_num_threads(const long *count) {{ return *count; }}\n"
+    + EXPORT
+    + " long callboard_answer(const char *slots) {{ return {}; }}\n"
+)
 
 
 @pytest.fixture
@@ -58,14 +63,6 @@ def test_a_changed_source_is_compiled_anew(fresh, toolchain):
 def test_every_operation_finds_its_function(compiled):
     for name in ("rms_norm", "rope_and_write", "paged_attention", "gated_activation", "quantized_linear", "argmax"):
         assert native.function(name) is not None
-
-
-def test_shares_the_openmp_that_torch_loaded(compiled):
-    if build.mapped_openmp() is None:
-        pytest.skip("this torch has no OpenMP library")
-    maps = Path("/proc/self/maps").read_text().splitlines()
-    runtimes = {line.split()[-1] for line in maps if "libgomp" in line or "libomp" in line or "libiomp" in line}
-    assert runtimes == {str(build.mapped_openmp())}
 
 
 def call_everything() -> None:
@@ -129,15 +126,14 @@ def test_refuses_what_another_user_owns(fresh, monkeypatch):
 def test_a_failed_compilation_leaves_nothing(fresh, toolchain):
     build.private_folder(fresh)
     with pytest.raises(build.BuildError, match="failed"):
-        build.compile_library(toolchain, None, fresh / "x.so", ("-include", "nowhere.h"))
+        build.compile_library(toolchain, fresh / "x.so", ("-include", "nowhere.h"))
     assert not list(fresh.iterdir())
 
 
-def test_the_name_changes_with_compiler_flags_and_openmp(toolchain):
-    name = build.fingerprint(toolchain, None)
-    assert build.fingerprint(build.Toolchain(toolchain.compiler, (), toolchain.macros), None) != name
-    assert build.fingerprint(build.Toolchain(toolchain.compiler, toolchain.cpu_flags, b"another"), None) != name
-    assert build.fingerprint(toolchain, Path("libgomp-1234.so.1")) != name
+def test_the_name_changes_with_the_compiler_and_its_flags(toolchain):
+    name = build.fingerprint(toolchain)
+    assert build.fingerprint(build.Toolchain(toolchain.compiler, (), toolchain.macros)) != name
+    assert build.fingerprint(build.Toolchain(toolchain.compiler, toolchain.cpu_flags, b"another")) != name
 
 
 def test_a_library_that_cannot_be_loaded_is_not_fatal(fresh, toolchain, caplog):
