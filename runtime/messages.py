@@ -344,7 +344,7 @@ class PeerRestarted(Message, frozen=True, kw_only=True):
 
 
 class StepStats(Message, frozen=True, kw_only=True):
-    """Scheduler → Metrics: one finished step."""
+    """Scheduler → Metrics: one finished step, or, without any tokens, that the engine is idle."""
 
     num_prefill_tokens: int
     num_decode_tokens: int

@@ -78,12 +78,14 @@ class Registry(Collector):
         return 0 if self._step is None else self._step.num_running
 
     def record_step(self, stats: StepStats) -> None:
+        """A report without tokens is no step: the engine is idle."""
         self._step = stats
         self._num_hit_tokens += stats.num_cached_tokens
         self._num_hit_candidates += stats.num_new_prompt_tokens
         self._num_retractions += stats.num_retracted
-        self._device.observe(stats.device_us / 1e6)
-        self._host.observe(stats.host_us / 1e6)
+        if stats.num_prefill_tokens or stats.num_decode_tokens:
+            self._device.observe(stats.device_us / 1e6)
+            self._host.observe(stats.host_us / 1e6)
 
     def record_request(self, stats: RequestStats) -> None:
         """Requests that failed before they ran are no requests in SGLang's sense."""

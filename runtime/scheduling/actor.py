@@ -50,6 +50,9 @@ class Scheduler(Actor):
         self._refs = {"cache": cache, "detokenizer": detokenizer, "http": http, "metrics": metrics}
         self._clock = clock
 
+    async def started(self) -> None:
+        await self.after_batch()  # metrics show an idle engine, after a restart too
+
     async def after_batch(self) -> None:
         self._state.advance(self._clock.monotonic())
         for destination, message in self._state.take_effects():

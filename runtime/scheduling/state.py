@@ -86,6 +86,7 @@ class Scheduling:
         self._retired_step = 0
         self._num_arrivals = 0
         self._num_retracted = 0
+        self._is_reported_idle = False
         self._now = 0.0
 
     # -- what the shell needs ------------------------------------------------------------------------------------------
@@ -101,6 +102,7 @@ class Scheduling:
         self.admission.admit_waiting(now)
         self._plan()
         self._out.flush_text(self._retired_step)
+        self._report_idle()
 
     def report(self) -> SchedulerState:
         return SchedulerState(
@@ -329,6 +331,13 @@ class Scheduling:
         if request.num_computed_tokens == request.num_prompt_tokens:
             self._out.add_row(request, (), Finish("length", length=0))
             self._end(request)
+
+    def _report_idle(self) -> None:
+        """A step's numbers are out of date once its requests have ended, so say when nothing is left, and at the start."""
+        is_idle = not (self.requests or self.in_flight) and self.ledger.is_quiet
+        if is_idle and not self._is_reported_idle:
+            self._out.send("metrics", self._stats(Step(), StepDone(step_id=self._retired_step, token_ids=())))
+        self._is_reported_idle = is_idle
 
     def _stats(self, step: Step, done: StepDone) -> StepStats:
         page_size, num_retracted = self.limits.page_size, self._num_retracted

@@ -123,11 +123,20 @@ def test_a_request_without_two_tokens_has_no_time_per_token(
 
 def test_step_times_are_in_seconds() -> None:
     registry = Registry("the-model")
-    registry.record_step(step(device_us=20_000, host_us=150))
+    registry.record_step(step(num_decode_tokens=1, device_us=20_000, host_us=150))
     samples = scraped(registry)
     assert samples["callboard:step_device_seconds_sum"] == 0.02
     assert samples["callboard:step_host_seconds_bucket{0.0002}"] == 1
     assert samples["callboard:step_host_seconds_bucket{0.0001}"] == 0
+
+
+def test_a_report_without_tokens_is_no_step() -> None:
+    registry = Registry("the-model")
+    registry.record_step(step(num_prefill_tokens=3, num_running=1, num_used_tokens=16))
+    registry.record_step(step(num_running=0, num_used_tokens=0))
+    samples = scraped(registry)
+    assert samples["callboard:step_device_seconds_count"] == 1
+    assert samples["sglang:num_running_reqs"] == samples["sglang:num_used_tokens"] == 0
 
 
 def test_a_label_value_may_hold_anything() -> None:

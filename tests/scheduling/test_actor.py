@@ -88,7 +88,8 @@ def test_a_request_goes_from_the_mailbox_to_the_detokenizer() -> None:
         rows = [row for batch in batches for row in batch.rows]
         assert [token for row in rows for token in row.token_ids] == expected_output((1, 2, 3), 2, 50)
         assert rows[-1].finish == Finish("length", length=2)
-        assert len([message for message in stage.received("metrics") if isinstance(message, StepStats)]) == 2
+        stats = [message for message in stage.received("metrics") if isinstance(message, StepStats)]
+        assert [(each.num_prefill_tokens, each.num_decode_tokens) for each in stats] == [(3, 0), (0, 1), (0, 0)]
         assert stage.received("http") == []
 
     asyncio.run(run())

@@ -151,19 +151,31 @@ def test_each_step_is_counted() -> None:
     world.drain()
     world.admit(2, PROMPT, max_new_tokens=1)
     world.drain()
-    assert [(stats.num_prefill_tokens, stats.num_decode_tokens) for stats in world.stats] == [
+    steps = [stats for stats in world.stats if stats.num_prefill_tokens or stats.num_decode_tokens]
+    assert [(stats.num_prefill_tokens, stats.num_decode_tokens) for stats in steps] == [
         (4, 0),
         (1, 0),
         (0, 1),
         (0, 1),
         (1, 0),
     ]
-    assert [stats.num_new_sequences for stats in world.stats] == [1, 0, 0, 0, 1]
-    assert [stats.num_cached_tokens for stats in world.stats] == [0, 0, 0, 0, 4]
-    assert [stats.num_new_prompt_tokens for stats in world.stats] == [5, 0, 0, 0, 5]
-    assert world.stats[0].num_total_tokens == 256
-    assert world.stats[0].num_used_tokens == 8
+    assert [stats.num_new_sequences for stats in steps] == [1, 0, 0, 0, 1]
+    assert [stats.num_cached_tokens for stats in steps] == [0, 0, 0, 0, 4]
+    assert [stats.num_new_prompt_tokens for stats in steps] == [5, 0, 0, 0, 5]
+    assert steps[0].num_total_tokens == 256
+    assert steps[0].num_used_tokens == 8
     assert world.state.report().num_steps == 5
+
+
+def test_an_engine_with_nothing_to_do_says_so_once() -> None:
+    world = World()
+    world.advance()
+    assert (world.stats[-1].num_total_tokens, world.stats[-1].num_used_tokens) == (256, 0)
+    world.admit(1, PROMPT, max_new_tokens=3)
+    world.drain()
+    world.advance()
+    assert [stats.num_used_tokens for stats in world.stats] == [0, 8, 8, 8, 0]
+    assert (world.stats[-1].num_running, world.stats[-1].num_queued, world.stats[-1].num_decode_tokens) == (0, 0, 0)
 
 
 # -- failures ----------------------------------------------------------------------------------------------------------

@@ -194,9 +194,14 @@ class Inspector:
         return None if not left else "left behind: " + ", ".join(f"{count} {name}" for name, count in left.items())
 
     def check_counts(self) -> None:
-        """V6, once all is over: each request was counted once."""
+        """V6, once all is over: each request was counted once, and the gauges are back at 0."""
         num_opened = next(self._assembly.replies._request_ids) - 1
         demand(self._num_request_stats == num_opened, f"{num_opened} requests, {self._num_request_stats} of them counted")
+        step = self._assembly.parts.registry._step
+        assert step is not None, "the engine did not report its start"
+        gauges = (step.num_running, step.num_queued, step.num_used_tokens)
+        has_lost_a_report = any(crash.name == METRICS for crash in self._scenario.crashes)
+        demand(gauges == (0, 0, 0) or has_lost_a_report, f"an idle server reports {gauges} running, queued, used tokens")
 
 
 class Judge:
