@@ -17,6 +17,7 @@
 #endif
 #define ROWS_ABREAST 4
 #define ROWS_PER_TASK 64
+#define AHEAD_BYTES 2048 /* how far to ask for weights before their use */
 #define OPERATIONS_PER_TASK 200000 /* about 2 us */
 
 /* As SLOTS in __init__.py lays it out. Strides in bytes. */
@@ -212,6 +213,7 @@ INLINE void multiply_panel(const struct activations *x, int64_t tile, int64_t ro
     f32x16 sums[MOST_ROWS];
     for (int r = 0; r < num_rows; r++) sums[r] = broadcast(0.0f);
     for (int64_t block = 0; block < num_blocks; block++) {
+        for (int64_t i = 0; i < block_bytes; i += 64) __builtin_prefetch(quants + block * block_bytes + AHEAD_BYTES + i);
         struct weights weights = unpack(quants + block * block_bytes, bits);
         f32x16 scale = floats_of_halves(scales + block * LANES);
         f32x16 low = minima ? floats_of_halves(lows + block * LANES) : scale;
