@@ -46,7 +46,13 @@ struct scratch {
     uint16_t weights[BLOCK][CHUNK] __attribute__((aligned(64)));         /* softmax weights in bfloat16 */
     uint32_t key_tile[MAX_HEAD_DIM / 2][LANES] __attribute__((aligned(64))); /* 16 keys, one to a lane */
     uint32_t queries[BLOCK][MAX_HEAD_DIM] __attribute__((aligned(64)));  /* pairs of bfloat16, or floats */
-    const char *keys[CHUNK], *values[CHUNK];                             /* rows of this chunk */
+};
+
+/* One chunk of one block: keys [start, last) in `num_keys` rows, a multiple of 16, at these offsets into the pages. */
+struct piece {
+    struct block block;
+    int64_t item, chunk, start, last, num_keys;
+    int64_t rows[CHUNK];
 };
 
 INLINE int64_t head_of(const struct block *block, int64_t vector) {

@@ -4,8 +4,7 @@
 
 #include "attention.h"
 
-#define UNIT 32            /* dimensions in one register */
-#define AHEAD (4 * LANES) /* keys */
+#define UNIT 32 /* dimensions in one register */
 
 INLINE __m512 dot_pairs(__m512 sum, __m512i a, __m512i b) { return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b); }
 
@@ -46,10 +45,10 @@ INLINE void transpose(__m512i *rows, uint32_t (*out)[LANES]) {
         }
 }
 
-INLINE void load_key_tile(const struct attention *a, const char **keys, struct scratch *scratch) {
+INLINE void load_key_tile(const struct attention *a, const int64_t *keys, struct scratch *scratch) {
     for (int64_t at = 0; at < a->head_dim; at += UNIT) {
         __m512i rows[LANES];
-        for (int i = 0; i < LANES; i++) rows[i] = load_unit(keys[i], at, a->head_dim);
+        for (int i = 0; i < LANES; i++) rows[i] = load_unit(a->key_pages + keys[i], at, a->head_dim);
         transpose(rows, &scratch->key_tile[at / 2]);
     }
 }
@@ -72,18 +71,18 @@ INLINE void score_tile(int64_t num_pairs, int count, int64_t vector, int64_t key
 }
 
 /* Asks for a tile's rows ahead of their use: pages lie anywhere, and the hardware does not guess across them. */
-INLINE void prefetch(const struct attention *a, const char **rows) {
+INLINE void prefetch(const struct attention *a, const char *pages, const int64_t *rows) {
     for (int i = 0; i < LANES; i++)
-        for (int64_t at = 0; at < a->head_dim * 2; at += 64) __builtin_prefetch(rows[i] + at, 0, 2);
+        for (int64_t at = 0; at < a->head_dim * 2; at += 64) __builtin_prefetch(pages + rows[i] + at, 0, 2);
 }
 
-INLINE void bfloat_score_keys(const struct attention *a, int64_t num_vectors, int64_t num_keys, struct scratch *scratch) {
-    int64_t num_pairs = width_of(a) / 2;
-    for (int64_t key = 0; key < num_keys; key += LANES) {
-        if (key + AHEAD < num_keys) prefetch(a, scratch->keys + key + AHEAD);
-        prefetch(a, scratch->values + key);
-        load_key_tile(a, scratch->keys + key, scratch);
-        for (int64_t v = 0; v < num_vectors; v += GROUP) switch (num_vectors - v) {
+INLINE void bfloat_score_keys(const struct attention *a, const struct piece *piece, struct scratch *scratch) {
+    int64_t num_pairs = width_of(a) / 2, num_vectors = piece->block.count;
+    for (int64_t key = 0; key < piece->num_keys; key += LANES) {
+        prefetch(a, a->value_pages, piece->rows + key);
+        load_key_tile(a, piece->rows + key, scratch);
+        for (int64_t v = 0; v < num_vectors; v += GROUP)
+            switch (num_vectors - v) {
             case 1: score_tile(num_pairs, 1, v, key, scratch); break;
             case 2: score_tile(num_pairs, 2, v, key, scratch); break;
             case 3: score_tile(num_pairs, 3, v, key, scratch); break;
@@ -105,15 +104,16 @@ INLINE float bfloat_weigh_keys(int64_t vector, int64_t num_keys, float peak, str
 }
 
 /* Sums of `units` × 32 dimensions for `count` vectors. Words stay in the order of the unpacks until bfloat_store_values. */
-INLINE void sum_unit(const struct attention *a, int count, int units, int64_t vector, int64_t at, int64_t num_keys,
-                     struct scratch *scratch, struct partial *partial) {
+INLINE void sum_unit(const struct attention *a, const struct piece *piece, const struct piece *next, int count, int units,
+                     int64_t vector, int64_t at, struct scratch *scratch, struct partial *partial) {
     __m512 sums[GROUP][4];
     for (int v = 0; v < count; v++)
         for (int j = 0; j < 2 * units; j++) sums[v][j] = _mm512_setzero_ps();
-    for (int64_t key = 0; key < num_keys; key += 2)
+    for (int64_t key = 0; key < piece->num_keys; key += 2) {
+        if (next && key % LANES == 0 && key < next->num_keys) prefetch(a, a->key_pages, next->rows + key);
         for (int u = 0; u < units; u++) {
-            __m512i even = load_unit(scratch->values[key], at + u * UNIT, a->head_dim);
-            __m512i odd = load_unit(scratch->values[key + 1], at + u * UNIT, a->head_dim);
+            __m512i even = load_unit(a->value_pages + piece->rows[key], at + u * UNIT, a->head_dim);
+            __m512i odd = load_unit(a->value_pages + piece->rows[key + 1], at + u * UNIT, a->head_dim);
             __m512i low = _mm512_unpacklo_epi16(even, odd), high = _mm512_unpackhi_epi16(even, odd);
             for (int v = 0; v < count; v++) {
                 int pair;
@@ -122,24 +122,27 @@ INLINE void sum_unit(const struct attention *a, int count, int units, int64_t ve
                 sums[v][2 * u + 1] = dot_pairs(sums[v][2 * u + 1], high, _mm512_set1_epi32(pair));
             }
         }
+    }
     for (int v = 0; v < count; v++)
         for (int j = 0; j < 2 * units; j++) _mm512_store_ps(&partial->values[(vector + v) * width_of(a) + at + j * LANES], sums[v][j]);
 }
 
-INLINE void sum_group(const struct attention *a, int count, int64_t vector, int64_t num_keys, struct scratch *scratch,
-                      struct partial *partial) {
+INLINE void sum_group(const struct attention *a, const struct piece *piece, const struct piece *next, int count, int64_t vector,
+                      struct scratch *scratch, struct partial *partial) {
     int64_t width = width_of(a), at = 0;
-    for (; at + 2 * UNIT <= width; at += 2 * UNIT) sum_unit(a, count, 2, vector, at, num_keys, scratch, partial);
-    if (at < width) sum_unit(a, count, 1, vector, at, num_keys, scratch, partial);
+    for (; at + 2 * UNIT <= width; at += 2 * UNIT) sum_unit(a, piece, at == 0 && vector == 0 ? next : NULL, count, 2, vector, at, scratch, partial);
+    if (at < width)
+        sum_unit(a, piece, at == 0 && vector == 0 ? next : NULL, count, 1, vector, at, scratch, partial);
 }
 
-INLINE void bfloat_sum_values(const struct attention *a, int64_t num_vectors, int64_t num_keys, struct scratch *scratch,
-                       struct partial *partial) {
-    for (int64_t v = 0; v < num_vectors; v += GROUP) switch (num_vectors - v) {
-        case 1: sum_group(a, 1, v, num_keys, scratch, partial); break;
-        case 2: sum_group(a, 2, v, num_keys, scratch, partial); break;
-        case 3: sum_group(a, 3, v, num_keys, scratch, partial); break;
-        default: sum_group(a, 4, v, num_keys, scratch, partial); break;
+INLINE void bfloat_sum_values(const struct attention *a, const struct piece *piece, const struct piece *next,
+                              struct scratch *scratch, struct partial *partial) {
+    for (int64_t v = 0; v < piece->block.count; v += GROUP)
+        switch (piece->block.count - v) {
+        case 1: sum_group(a, piece, next, 1, v, scratch, partial); break;
+        case 2: sum_group(a, piece, next, 2, v, scratch, partial); break;
+        case 3: sum_group(a, piece, next, 3, v, scratch, partial); break;
+        default: sum_group(a, piece, next, 4, v, scratch, partial); break;
         }
 }
 

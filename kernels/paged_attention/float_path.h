@@ -16,14 +16,13 @@ INLINE void float_load_queries(const struct attention *a, const struct block *bl
             store(scratch->queries[v], at, load_part(query_of(a, block, v), at, a->head_dim, bf16), 0);
 }
 
-INLINE void float_score_keys(const struct attention *a, int64_t num_vectors, int64_t num_keys, struct scratch *scratch,
-                             int bf16) {
-    for (int64_t first = 0; first < num_vectors; first += GROUP)
-        for (int64_t key = 0; key < num_keys; key++) {
-            int64_t count = least(GROUP, num_vectors - first);
+INLINE void float_score_keys(const struct attention *a, const struct piece *piece, struct scratch *scratch, int bf16) {
+    for (int64_t first = 0; first < piece->block.count; first += GROUP)
+        for (int64_t key = 0; key < piece->num_keys; key++) {
+            int64_t count = least(GROUP, piece->block.count - first);
             f32x16 sums[GROUP] = {{0}};
             for (int64_t at = 0; at < a->head_dim; at += LANES) {
-                f32x16 part = load_part(scratch->keys[key], at, a->head_dim, bf16);
+                f32x16 part = load_part(a->key_pages + piece->rows[key], at, a->head_dim, bf16);
                 for (int64_t v = 0; v < count; v++)
                     sums[v] = multiply_add(load(scratch->queries[first + v], at, 0), part, sums[v]);
             }
@@ -42,12 +41,12 @@ INLINE float float_weigh_keys(int64_t vector, int64_t num_keys, float peak, stru
     return sum_of_lanes(sum);
 }
 
-INLINE void float_sum_group(const struct attention *a, int count, int64_t vector, int64_t num_keys, struct scratch *scratch,
-                            struct partial *partial, int bf16) {
+INLINE void float_sum_group(const struct attention *a, const struct piece *piece, int count, int64_t vector,
+                            struct scratch *scratch, struct partial *partial, int bf16) {
     for (int64_t at = 0; at < a->head_dim; at += LANES) {
         f32x16 sums[GROUP] = {{0}};
-        for (int64_t key = 0; key < num_keys; key++) {
-            f32x16 part = load_part(scratch->values[key], at, a->head_dim, bf16);
+        for (int64_t key = 0; key < piece->num_keys; key++) {
+            f32x16 part = load_part(a->value_pages + piece->rows[key], at, a->head_dim, bf16);
             for (int v = 0; v < count; v++)
                 sums[v] = multiply_add(broadcast(scratch->scores[vector + v][key]), part, sums[v]);
         }
@@ -55,14 +54,14 @@ INLINE void float_sum_group(const struct attention *a, int count, int64_t vector
     }
 }
 
-INLINE void float_sum_values(const struct attention *a, int64_t num_vectors, int64_t num_keys, struct scratch *scratch,
+INLINE void float_sum_values(const struct attention *a, const struct piece *piece, struct scratch *scratch,
                              struct partial *partial, int bf16) {
-    for (int64_t v = 0; v < num_vectors; v += GROUP)
-        switch (num_vectors - v) {
-        case 1: float_sum_group(a, 1, v, num_keys, scratch, partial, bf16); break;
-        case 2: float_sum_group(a, 2, v, num_keys, scratch, partial, bf16); break;
-        case 3: float_sum_group(a, 3, v, num_keys, scratch, partial, bf16); break;
-        default: float_sum_group(a, 4, v, num_keys, scratch, partial, bf16); break;
+    for (int64_t v = 0; v < piece->block.count; v += GROUP)
+        switch (piece->block.count - v) {
+        case 1: float_sum_group(a, piece, 1, v, scratch, partial, bf16); break;
+        case 2: float_sum_group(a, piece, 2, v, scratch, partial, bf16); break;
+        case 3: float_sum_group(a, piece, 3, v, scratch, partial, bf16); break;
+        default: float_sum_group(a, piece, 4, v, scratch, partial, bf16); break;
         }
 }
 

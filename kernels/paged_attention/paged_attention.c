@@ -32,28 +32,38 @@ INLINE int64_t num_chunks(const struct attention *a, const struct block *block) 
     return (keys.last + CHUNK - 1) / CHUNK - keys.first / CHUNK;
 }
 
-/* Points scratch at `num_keys` rows from position `start`; rows past `last` repeat the last one, to be masked. */
-INLINE void find_rows(const struct attention *a, const struct block *block, int64_t start, int64_t num_keys, int64_t last,
-                      struct scratch *scratch) {
-    const int32_t *table = a->page_tables + block->row * a->table_stride;
-    int64_t row_bytes = a->head_dim * (a->bf16 ? 2 : 4), page = start / a->page_size, offset = start % a->page_size;
-    for (int64_t i = 0; i < num_keys; i++) {
-        int64_t place = ((table[page] * a->num_kv_heads + block->kv_head) * a->page_size + offset) * row_bytes;
-        scratch->keys[i] = a->key_pages + place;
-        scratch->values[i] = a->value_pages + place;
-        if (start + i + 1 < last && ++offset == a->page_size) page++, offset = 0;
+/* Finds the rows of one chunk, page by page; the last key's row is repeated up to num_keys, to be masked. */
+INLINE void find_rows(const struct attention *a, struct piece *piece) {
+    const int32_t *table = a->page_tables + piece->block.row * a->table_stride;
+    int64_t row_bytes = a->head_dim * (a->bf16 ? 2 : 4), page = piece->start / a->page_size, offset = piece->start % a->page_size;
+    int64_t num_seen = piece->last - piece->start, i = 0;
+    while (i < num_seen) {
+        int64_t first = ((table[page++] * a->num_kv_heads + piece->block.kv_head) * a->page_size + offset) * row_bytes;
+        int64_t count = least(num_seen - i, a->page_size - offset);
+        for (int64_t j = 0; j < count; j++) piece->rows[i + j] = first + j * row_bytes;
+        i += count, offset = 0;
     }
+    for (; i < piece->num_keys; i++) piece->rows[i] = piece->rows[num_seen - 1];
+}
+
+/* Enters one chunk of an item, a pair of block and key head. */
+INLINE void enter(const struct attention *a, struct block block, int64_t item, int64_t chunk, struct piece *piece) {
+    struct range keys = visible(a, &block);
+    int64_t start = most(chunk * CHUNK, keys.first / LANES * LANES), last = least((chunk + 1) * CHUNK, keys.last);
+    piece->block = block, piece->item = item, piece->chunk = chunk;
+    piece->start = start, piece->last = last, piece->num_keys = round_up(last - start, LANES);
+    find_rows(a, piece);
 }
 
 /* Scales, caps, biases and masks one vector's scores from key `start` on; returns the largest. */
-INLINE float shape_scores(const struct attention *a, const struct block *block, int64_t vector, int64_t start,
-                          int64_t num_keys, struct scratch *scratch) {
+INLINE float shape_scores(const struct attention *a, const struct piece *piece, int64_t vector, struct scratch *scratch) {
+    const struct block *block = &piece->block;
     const i32x16 lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     float slope = a->alibi_slopes ? a->alibi_slopes[head_of(block, vector)] : 0.0f;
     float scale = (float)a->scale, softcap = (float)a->softcap;
-    int32_t nearest = (int32_t)(position_of(block, vector) - start), window = (int32_t)a->window;
+    int32_t nearest = (int32_t)(position_of(block, vector) - piece->start), window = (int32_t)a->window;
     f32x16 peak = broadcast(-INFINITY);
-    for (int64_t key = 0; key < num_keys; key += LANES) {
+    for (int64_t key = 0; key < piece->num_keys; key += LANES) {
         i32x16 distance = nearest - (int32_t)key - lanes;
         f32x16 score = load(scratch->scores[vector], key, 0) * scale;
         if (softcap > 0.0f) score = hyperbolic_tangent(score / softcap) * softcap;
@@ -74,12 +84,11 @@ INLINE void load_queries(const struct attention *a, const struct block *block, s
     float_load_queries(a, block, scratch, path != FLOATS);
 }
 
-INLINE void score_keys(const struct attention *a, int64_t num_vectors, int64_t num_keys, struct scratch *scratch,
-                       enum path path) {
+INLINE void score_keys(const struct attention *a, const struct piece *piece, struct scratch *scratch, enum path path) {
 #ifdef __AVX512BF16__
-    if (path == BFLOAT_PAIRS) return bfloat_score_keys(a, num_vectors, num_keys, scratch);
+    if (path == BFLOAT_PAIRS) return bfloat_score_keys(a, piece, scratch);
 #endif
-    float_score_keys(a, num_vectors, num_keys, scratch, path != FLOATS);
+    float_score_keys(a, piece, scratch, path != FLOATS);
 }
 
 INLINE float weigh_keys(int64_t vector, int64_t num_keys, float peak, struct scratch *scratch, enum path path) {
@@ -90,12 +99,13 @@ INLINE float weigh_keys(int64_t vector, int64_t num_keys, float peak, struct scr
     return float_weigh_keys(vector, num_keys, peak, scratch);
 }
 
-INLINE void sum_values(const struct attention *a, int64_t num_vectors, int64_t num_keys, struct scratch *scratch,
+INLINE void sum_values(const struct attention *a, const struct piece *piece, const struct piece *next, struct scratch *scratch,
                        struct partial *part, enum path path) {
 #ifdef __AVX512BF16__
-    if (path == BFLOAT_PAIRS) return bfloat_sum_values(a, num_vectors, num_keys, scratch, part);
+    if (path == BFLOAT_PAIRS) return bfloat_sum_values(a, piece, next, scratch, part);
 #endif
-    float_sum_values(a, num_vectors, num_keys, scratch, part, path != FLOATS);
+    (void)next;
+    float_sum_values(a, piece, scratch, part, path != FLOATS);
 }
 
 INLINE void store_values(const struct attention *a, const float *values, float scale, char *out, enum path path) {
@@ -105,19 +115,15 @@ INLINE void store_values(const struct attention *a, const float *values, float s
     float_store_values(a, values, scale, out, path != FLOATS);
 }
 
-/* One chunk by itself. A fully masked vector gets peak -infinity, weights 0 and sum 0. */
-INLINE void attend_chunk(const struct attention *a, const struct block *block, int64_t chunk, struct scratch *scratch,
+/* One chunk by itself, while the keys of the next one are on their way. A fully masked vector gets peak -infinity, weights 0 and sum 0. */
+INLINE void attend_piece(const struct attention *a, const struct piece *piece, const struct piece *next, struct scratch *scratch,
                          struct partial *part, enum path path) {
-    struct range keys = visible(a, block);
-    int64_t start = most(chunk * CHUNK, keys.first / LANES * LANES), last = least((chunk + 1) * CHUNK, keys.last);
-    int64_t num_keys = round_up(last - start, LANES);
-    find_rows(a, block, start, num_keys, last, scratch);
-    score_keys(a, block->count, num_keys, scratch, path);
-    for (int64_t v = 0; v < block->count; v++) {
-        part->peak[v] = shape_scores(a, block, v, start, num_keys, scratch);
-        part->sum[v] = weigh_keys(v, num_keys, part->peak[v], scratch, path);
+    score_keys(a, piece, scratch, path);
+    for (int64_t v = 0; v < piece->block.count; v++) {
+        part->peak[v] = shape_scores(a, piece, v, scratch);
+        part->sum[v] = weigh_keys(v, piece->num_keys, part->peak[v], scratch, path);
     }
-    sum_values(a, block->count, num_keys, scratch, part, path);
+    sum_values(a, piece, next, scratch, part, path);
 }
 
 INLINE float exponential_of(float x) { return exponential(broadcast(x))[0]; }
@@ -181,33 +187,55 @@ INLINE struct partial *part_of(const struct plan *plan, int64_t item, int64_t ch
     return (struct partial *)(plan->parts + (item * plan->most_chunks + chunk) * plan->part_bytes);
 }
 
+/* Moves on to the chunk after `now`, of this item or of the next before `end`. Returns 0 when there is none. */
+INLINE int follow(const struct plan *plan, const struct piece *now, int64_t end, struct piece *next) {
+    const struct attention *a = plan->a;
+    if (now->chunk + 1 < first_chunk(a, &now->block) + num_chunks(a, &now->block)) {
+        enter(a, now->block, now->item, now->chunk + 1, next);
+        return 1;
+    }
+    if (now->item + 1 == end) return 0;
+    struct block block = block_of(plan, now->item + 1);
+    enter(a, block, now->item + 1, first_chunk(a, &block), next);
+    return 1;
+}
+
 /* Items are (block, kv_head) pairs, each with all of its chunks. */
 INLINE void attend_blocks(const struct plan *plan, int64_t begin, int64_t end, enum path path) {
     const struct attention *a = plan->a;
     struct scratch scratch;
     union local_partial total, part;
-    for (int64_t item = begin; item < end; item++) {
-        struct block block = block_of(plan, item);
-        int64_t chunk = first_chunk(a, &block), end_chunk = chunk + num_chunks(a, &block);
-        load_queries(a, &block, &scratch, path);
-        clear(&total.partial, block.count, width_of(a));
-        for (; chunk < end_chunk; chunk++) {
-            attend_chunk(a, &block, chunk, &scratch, &part.partial, path);
-            fold(&total.partial, &part.partial, block.count, width_of(a));
+    struct piece pieces[2], *now = &pieces[0], *next = &pieces[1];
+    struct block first = block_of(plan, begin);
+    enter(a, first, begin, first_chunk(a, &first), now);
+    for (int more = 1, fresh = 1; more;) {
+        const struct block *block = &now->block;
+        if (fresh) {
+            load_queries(a, block, &scratch, path);
+            clear(&total.partial, block->count, width_of(a));
         }
-        finish(a, &block, &total.partial, path);
+        more = follow(plan, now, end, next);
+        attend_piece(a, now, more ? next : NULL, &scratch, &part.partial, path);
+        fold(&total.partial, &part.partial, block->count, width_of(a));
+        fresh = !more || next->item != now->item;
+        if (fresh) finish(a, block, &total.partial, path);
+        struct piece *done = now;
+        now = next, next = done;
     }
 }
 
 /* Items are (block, kv_head, chunk) triples; a block with fewer chunks than most leaves some of them empty. */
 INLINE void attend_chunks(const struct plan *plan, int64_t begin, int64_t end, enum path path) {
+    const struct attention *a = plan->a;
     struct scratch scratch;
+    struct piece piece;
     for (int64_t i = begin; i < end; i++) {
         int64_t item = i / plan->most_chunks, chunk = i % plan->most_chunks;
         struct block block = block_of(plan, item);
-        if (chunk >= num_chunks(plan->a, &block)) continue;
-        load_queries(plan->a, &block, &scratch, path);
-        attend_chunk(plan->a, &block, first_chunk(plan->a, &block) + chunk, &scratch, part_of(plan, item, chunk), path);
+        if (chunk >= num_chunks(a, &block)) continue;
+        enter(a, block, item, first_chunk(a, &block) + chunk, &piece);
+        load_queries(a, &block, &scratch, path);
+        attend_piece(a, &piece, NULL, &scratch, part_of(plan, item, chunk), path);
     }
 }
 
@@ -282,6 +310,13 @@ static void split_chunks(struct plan *plan, int64_t num_items) {
     free(plan->parts);
 }
 
+/* One thread where there is little to do; all key heads of a block together where there is plenty, as each one's keys are
+ * asked for while the one before is summed. */
+static int64_t items_per_task(const struct attention *a, int64_t num_keys, int64_t num_items) {
+    if (num_keys * a->num_kv_heads < SMALL_WORK_KEYS) return num_items;
+    return num_items >= 4 * num_threads() * a->num_kv_heads ? a->num_kv_heads : 1;
+}
+
 /* Returns 0, or 1 when there is no memory for the plan. */
 EXPORT int64_t callboard_paged_attention(const struct attention *a) {
     struct plan plan = {a, NULL, count_blocks(a), 0, NULL, 0};
@@ -289,11 +324,11 @@ EXPORT int64_t callboard_paged_attention(const struct attention *a) {
     plan.blocks = malloc((size_t)plan.num_blocks * sizeof *plan.blocks);
     if (!plan.blocks) return 1;
     int64_t num_keys = cut_blocks(&plan), num_items = plan.num_blocks * a->num_kv_heads;
-    int small = num_keys * a->num_kv_heads < SMALL_WORK_KEYS;
-    if (!small && plan.most_chunks > 1 && num_threads() > 1 && num_items < 2 * num_threads())
+    int64_t taken = items_per_task(a, num_keys, num_items);
+    if (taken < num_items && plan.most_chunks > 1 && num_items < 2 * num_threads())
         split_chunks(&plan, num_items);
     else
-        parallel(run_blocks, &plan, num_items, small ? num_items : 1);
+        parallel(run_blocks, &plan, num_items, taken);
     free(plan.blocks);
     return 0;
 }
