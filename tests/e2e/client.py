@@ -42,6 +42,10 @@ class GenerateClient:
         result: dict[str, Any] = reply
         return result
 
+    async def flush(self) -> None:
+        async with self.session.post(self.url + "/flush_cache") as response:
+            assert response.status == 200, await response.text()
+
     async def pool(self) -> dict[str, Any]:
         """The KV page counters of `/get_server_info`."""
         info = await self.get("/get_server_info")

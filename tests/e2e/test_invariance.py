@@ -30,13 +30,13 @@ def test_alone_in_a_batch_and_on_a_prefix_hit(server: ServerProcess) -> None:
     async def run() -> None:
         async with GenerateClient(server.url) as client:
             for sampling in ({}, {"temperature": 0.8, "sampling_seed": 11}):
-                await client.post("/flush_cache", b"")
+                await client.flush()
                 alone = await ids(client, STORY, **sampling)
                 hit = await client.generate(STORY, 1)
                 assert hit["meta_info"]["cached_tokens"] > 100
                 assert await ids(client, STORY, **sampling) == alone
                 for others in (7, 63):
-                    await client.post("/flush_cache", b"")
+                    await client.flush()
                     results = await asyncio.gather(
                         ids(client, STORY, **sampling), *(ids(client, prompt) for prompt in prompts(others))
                     )
