@@ -157,6 +157,17 @@ def test_a_missing_tensor_is_named(write_gguf: WriteGguf) -> None:
         open_and_load(write_gguf(contents=contents))
 
 
+def test_a_block_count_below_that_of_the_tensors_is_refused(write_gguf: WriteGguf) -> None:
+    second_layer = {name.replace("blk.0", "blk.1"): tensor for name, tensor in tensors().items() if name.startswith("blk")}
+    with pytest.raises(LoadError, match="tensors of 2 layers"):
+        open_and_load(write_gguf(contents=tensors() | second_layer))
+
+
+def test_a_tensor_without_elements_is_refused(write_gguf: WriteGguf) -> None:
+    with pytest.raises(LoadError, match="impossible shape"):
+        read_gguf(write_gguf(contents=tensors() | {"empty": ((32, 0), 0, b"")}))
+
+
 def test_arrays_nested_too_deep_are_refused(write_gguf: WriteGguf) -> None:
     nested = struct.pack("<IQ", 9, 1) * 1000
     content = b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", 1) + b"x" + struct.pack("<I", 9) + nested
