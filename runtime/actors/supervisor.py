@@ -153,7 +153,7 @@ class Supervisor:
                     await actor.handle(envelope)
                 await actor.after_batch()
             except (Exception, asyncio.CancelledError) as error:
-                if _is_being_cancelled():
+                if _is_cancellation(error):
                     raise
                 self._crashed(group, Crash(name, error, _lost_with(actor, batch[:num_begun])))
                 return
@@ -231,10 +231,10 @@ async def _cancelled(task: asyncio.Task[None]) -> None:
     await asyncio.wait([task])
 
 
-def _is_being_cancelled() -> bool:
+def _is_cancellation(error: BaseException) -> bool:
     """Tells the supervisor's cancellation from a handler that awaited something which was cancelled: that is a crash."""
     task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
+    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
 
 
 def _lost_with(actor: Actor, begun: list[Envelope]) -> tuple[Message, ...]:

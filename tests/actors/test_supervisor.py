@@ -77,7 +77,7 @@ class Stage:
             self.supervisor.ref("test", name).tell(Said(text))
 
     async def until(self, entry: str) -> None:
-        for _ in range(30):
+        for _ in range(60):
             if entry in self.log:
                 return
             await asyncio.sleep(0)
@@ -85,7 +85,7 @@ class Stage:
 
     async def settle(self) -> None:
         """Let everything happen that can happen without time."""
-        for _ in range(30):
+        for _ in range(60):
             await asyncio.sleep(0)
 
     def play(self, scene: Callable[[], Awaitable[None]]) -> None:
@@ -177,8 +177,8 @@ def test_two_members_that_crash_at_once_cause_one_restart(stage: Stage) -> None:
 def test_a_crash_while_the_group_restarts_restarts_it_again(stage: Stage) -> None:
     class SlowStarter(Player):
         async def started(self) -> None:
-            await asyncio.sleep(0)
-            await asyncio.sleep(0)
+            for _ in range(5):
+                await asyncio.sleep(0)
             await super().started()
 
     async def scene() -> None:
@@ -191,7 +191,8 @@ def test_a_crash_while_the_group_restarts_restarts_it_again(stage: Stage) -> Non
     stage.add("a", "b", kind=SlowStarter)
     stage.play(scene)
     assert stage.supervisor.num_restarts == 2
-    assert stage.log[-4:] == ["a started", "b started", "b stopped", "a stopped"]
+    assert stage.log[:6] == ["a crash", "a mourned", "a started", "a crash", "b started", "a mourned"], "two restarts at once"
+    assert stage.log[6:] == ["a started", "b started", "b stopped", "a stopped"]
 
 
 def test_what_on_crash_sends_comes_before_what_the_new_members_send(stage: Stage) -> None:
@@ -325,6 +326,25 @@ def test_stop_during_a_restart_starts_nothing(stage: Stage) -> None:
     stage.add("a", "b", kind=SlowStarter)
     stage.play(scene)
     assert stage.log == ["a crash", "a mourned"]
+
+
+def test_a_crash_while_stopping_restarts_nothing(stage: Stage) -> None:
+    class Stubborn(Player):
+        async def said(self, message: Said) -> None:
+            try:
+                await super().said(message)
+            except asyncio.CancelledError:
+                raise OSError("not now") from None
+
+    async def scene() -> None:
+        stage.tell("a", "hang")
+        await stage.settle()
+        await stage.supervisor.stop()
+        await stage.settle()
+
+    stage.add("a", kind=Stubborn)
+    stage.play(scene)
+    assert stage.log == ["a hang"]
 
 
 def test_an_actor_that_fails_to_stop_does_not_keep_the_others(stage: Stage) -> None:

@@ -61,7 +61,11 @@ def _report_failure(result: Result, folder: Path) -> None:
 
 
 def _replay(path: Path) -> int:
-    result, difference = replay(path)
+    try:
+        result, difference = replay(path)
+    except (OSError, ValueError) as error:
+        _say(f"{path} can not be replayed: {error}")
+        return 2
     _say(f"seed {result.seed}, log hash {result.journal.digest()}")
     _say("the same run as recorded" if difference is None else f"not the run that was recorded: {difference}")
     _say(result.problem or "every promise held")

@@ -197,11 +197,12 @@ class Inspector:
         """V6, once all is over: each request was counted once, and the gauges are back at 0."""
         num_opened = next(self._assembly.replies._request_ids) - 1
         demand(self._num_request_stats == num_opened, f"{num_opened} requests, {self._num_request_stats} of them counted")
+        if any(crash.name == METRICS for crash in self._scenario.crashes):
+            return  # the last report may be lost
         step = self._assembly.parts.registry._step
         assert step is not None, "the engine did not report its start"
         gauges = (step.num_running, step.num_queued, step.num_used_tokens)
-        has_lost_a_report = any(crash.name == METRICS for crash in self._scenario.crashes)
-        demand(gauges == (0, 0, 0) or has_lost_a_report, f"an idle server reports {gauges} running, queued, used tokens")
+        demand(gauges == (0, 0, 0), f"an idle server reports {gauges} running, queued, used tokens")
 
 
 class Judge:
