@@ -158,4 +158,3 @@ class Assembly:
                 message = Abort(request_id=message.request_id, cause="restart")
             if isinstance(message, Abort):
                 self.ref(TOKENIZER, SCHEDULER).tell(message)
-
