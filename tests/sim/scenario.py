@@ -18,7 +18,7 @@ from tests.sim.choices import Choices
 from tests.sim.mailbox import Weather
 
 EDGES = ("http", "tokenizer", "detokenizer", "metrics")
-ENGINE = ("scheduler", "cache", "grammar")
+ENGINE = ("scheduler", "cache")
 POLICIES = ("fcfs", "fcfs", "lpm", "dfs-weight", "random", "priority")
 BURST_AT_S = 0.5
 NO_DEADLINE_S = 1e5
@@ -119,7 +119,7 @@ def draw(choices: Choices) -> Scenario:
         limits=limits,
         weather=_draw_weather(choices),
         step_s=choices.pick((0.01, 0.1, 0.0, 0.1), "step time"),
-        scripts=tuple(_draw_script(choices, stems, limits) for _ in range(num_scripts)),
+        scripts=tuple(_draw_script(choices, stems) for _ in range(num_scripts)),
         flushes_s=tuple(choices.seconds(2.0, "flush") for _ in range(choices.pick((0, 0, 1, 3), "flushes"))),
         asks=tuple(_draw_ask(choices) for _ in range(choices.pick((0, 0, 2), "asks"))),
         drain=_draw_drain(choices) if choices.chance(0.1, "drains") else None,
@@ -166,7 +166,7 @@ def _draw_weather(choices: Choices) -> Weather:
     )
 
 
-def _draw_script(choices: Choices, stems: list[tuple[int, ...]], limits: ExecutorLimits) -> Script:
+def _draw_script(choices: Choices, stems: list[tuple[int, ...]]) -> Script:
     is_burst = choices.chance(0.3, "burst")
     n = choices.pick((1, 1, 1, 1, 2, 3), "n")
     return Script(
@@ -195,18 +195,15 @@ def _draw_prompt(choices: Choices, stems: list[tuple[int, ...]]) -> Prompt:
     if choices.chance(0.02, "much text"):
         return TextPrompt("a much too long text, so long that it is encoded on a thread " * 40)
     if choices.chance(0.15, "as text"):
-        return TextPrompt(
-            "".join(choices.pick(("ab", "c", "d ", "é", "😂"), "piece") for _ in range(choices.between(1, 9, "pieces")))
-        )
+        num_pieces = choices.between(1, 9, "pieces")
+        return TextPrompt("".join(choices.pick(("ab", "c", "d ", "é", "😂"), "piece") for _ in range(num_pieces)))
     stem = choices.pick(stems, "stem")
     shared = stem[: choices.between(0, len(stem), "shared")]
     return TokenPrompt((*shared, *_draw_tokens(choices, 6), choices.below(vocabulary.NUM_PLAIN_TOKENS, "last token")))
 
 
 def _draw_params(choices: Choices) -> SamplingParams:
-    max_new_tokens = (
-        choices.pick((8, None), "open end") if choices.chance(0.2, "odd length") else choices.between(0, 24, "length")
-    )
+    max_new_tokens = None if choices.chance(0.1, "open end") else choices.between(0, 24, "length")
     num_stop_ids = choices.pick((0, 0, 1, 3), "stop ids")
     return SamplingParams(
         max_new_tokens=max_new_tokens,
@@ -241,7 +238,7 @@ def _draw_drain(choices: Choices) -> Drainage:
 def _draw_crashes(choices: Choices) -> tuple[ActorCrash, ...]:
     """At most three of each group, since a fourth within a minute is meant to end the process."""
     crashes = [_draw_crash(choices, EDGES) for _ in range(choices.pick((0, 1, 2, 3), "edge crashes"))]
-    crashes += [_draw_crash(choices, ENGINE[:2]) for _ in range(choices.pick((0, 0, 1, 2), "engine crashes"))]
+    crashes += [_draw_crash(choices, ENGINE) for _ in range(choices.pick((0, 0, 1, 2), "engine crashes"))]
     return tuple(crashes)
 
 
