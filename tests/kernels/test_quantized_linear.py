@@ -31,27 +31,32 @@ def gguf_type(request):
     return request.param
 
 
+@pytest.fixture(params=[8, 16], ids=["8 bits", "16 bits"])
+def bits(request):
+    return request.param
+
+
 @pytest.mark.parametrize("case", CASES)
-def test_agrees_with_the_reference(compiled, case, gguf_type, dtype, seeded):
+def test_agrees_with_the_reference(compiled, case, gguf_type, dtype, bits, seeded):
     packed = pack(raw_blocks(gguf_type, case.num_outputs, case.num_inputs, seeded), gguf_type, *case[2:0:-1])
     x = torch.randn(case.num_rows, case.num_inputs, generator=seeded).to(dtype)
     bias = torch.randn(case.num_outputs, generator=seeded) if case.bias else None
-    expected = reference.quantized_linear(x, packed, bias, torch.float32)
-    assert relative_error(quantized_linear(x, packed, bias, torch.float32), expected) < RELATIVE_ERROR
-    out = quantized_linear(x, packed, bias)
+    expected = reference.quantized_linear(x, packed, bias, torch.float32, bits)
+    assert relative_error(quantized_linear(x, packed, bias, torch.float32, activation_bits=bits), expected) < RELATIVE_ERROR
+    out = quantized_linear(x, packed, bias, activation_bits=bits)
     assert out.dtype == dtype
     assert out.shape == (case.num_rows, case.num_outputs)
     assert relative_error(out, expected) < (4e-3 if dtype is torch.bfloat16 else RELATIVE_ERROR)
 
 
-def test_a_row_has_the_same_bits_in_any_batch_and_on_any_thread(compiled, gguf_type, dtype, seeded):
+def test_a_row_has_the_same_bits_in_any_batch_and_on_any_thread(compiled, gguf_type, dtype, bits, seeded):
     packed = pack(raw_blocks(gguf_type, 144, 576, seeded), gguf_type, 144, 576)
     x = torch.randn(140, 576, generator=seeded).to(dtype)
     native.set_num_threads(3)
-    together = quantized_linear(x, packed)
+    together = quantized_linear(x, packed, activation_bits=bits)
     native.set_num_threads(1)
     for first, last in ((0, 140), (0, 1), (5, 7), (9, 12), (20, 27), (40, 73), (139, 140)):
-        assert torch.equal(quantized_linear(x[first:last], packed), together[first:last])
+        assert torch.equal(quantized_linear(x[first:last], packed, activation_bits=bits), together[first:last])
 
 
 def test_packing_loses_nothing_of_gguf(gguf_type, seeded):
@@ -61,15 +66,23 @@ def test_packing_loses_nothing_of_gguf(gguf_type, seeded):
     torch.testing.assert_close(unpack_rows(pack(raw, gguf_type, 37, 96), rows), expected[rows], rtol=0, atol=1e-6)
 
 
-def test_extreme_quants_are_exact(compiled, seeded):
+def test_sixteen_bits_are_as_good_as_none(compiled, gguf_type, seeded):
+    packed = pack(raw_blocks(gguf_type, 48, 576, seeded), gguf_type, 48, 576)
+    x = torch.randn(9, 576, generator=seeded)
+    exact = x.double() @ unpack_rows(packed, torch.arange(48)).double().T
+    assert relative_error(quantized_linear(x, packed, activation_bits=16), exact) < 5e-5
+    assert relative_error(quantized_linear(x, packed, activation_bits=8), exact) > 1e-3
+
+
+def test_extreme_quants_are_exact(compiled, bits, seeded):
     """The largest and the smallest weights against the largest activations: sums that 16 bits would not hold."""
-    for bits, fill in ((8, 1.0), (8, -1.0), (4, 1.0), (4, -1.0)):
+    for weight_bits, fill in ((8, 1.0), (8, -1.0), (4, 1.0), (4, -1.0)):
         weight = torch.full((16, 64), fill)
         weight[:, 0] = -fill
         x = torch.full((2, 64), 3.0)
-        packed = quantize(weight, bits)
+        packed = quantize(weight, weight_bits)
         expected = x @ unpack_rows(packed, torch.arange(16)).T
-        torch.testing.assert_close(quantized_linear(x, packed), expected, rtol=1e-5, atol=1e-4)
+        torch.testing.assert_close(quantized_linear(x, packed, activation_bits=bits), expected, rtol=1e-5, atol=1e-4)
 
 
 def test_zero_rows_and_zero_weights_give_the_bias(compiled, seeded):
