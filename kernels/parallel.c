@@ -75,8 +75,20 @@ static void *help(void *index) {
     return NULL;
 }
 
+/* A forked child has none of the helpers and must not wait for them: its pool starts anew. */
+static void forget_helpers(void) {
+    pthread_mutex_init(&pool.caller, NULL);
+    pthread_mutex_init(&pool.sleep, NULL);
+    pthread_cond_init(&pool.wake, NULL);
+    atomic_store(&pool.active, 0);
+    atomic_store(&pool.sleeping, 0);
+    pool.num_helpers = 0;
+}
+
 static void start_helpers(int64_t count) {
+    static int watched = 0; /* under pool.caller */
     pthread_t thread;
+    if (!watched) watched = pthread_atfork(NULL, NULL, forget_helpers) == 0;
     while (pool.num_helpers < count && pthread_create(&thread, NULL, help, (void *)(intptr_t)pool.num_helpers) == 0) {
         pthread_detach(thread);
         pool.num_helpers++;
