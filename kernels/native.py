@@ -25,7 +25,7 @@ def library() -> ctypes.CDLL | None:
     try:
         compiled = ctypes.CDLL(str(build.build()))
     except (build.BuildError, OSError) as error:
-        logger.warning("C kernels are not available: %s; torch serves in their place, about 3 times slower per token", error)
+        logger.warning("C kernels are not available: %s; torch serves in their place, about 8 times slower per step", error)
         return None
     share_work(compiled, torch.get_num_threads())
     return compiled
