@@ -1,4 +1,4 @@
-/* Linear layers with 4-bit or 8-bit weights: activations are rounded to int8 in blocks of 32, products are exact integers.
+/* Linear layers with 4-bit or 8-bit weights: activations are rounded to 8 or 16 bits in blocks of 32, products are exact integers.
  *
  * Weights lie in tiles of 16 outputs, a block of 32 inputs at a time, in the order the dot-product instruction wants them (see
  * packing.py). A tile's block is unpacked into registers once and meets a panel of up to MOST_ROWS rows there. A row's sum
@@ -31,13 +31,14 @@ struct linear {
     int64_t num_rows, num_inputs, num_outputs, x_stride;
     int64_t bits, zero_point; /* a weight is scale * (quant - zero_point) + minimum */
     int64_t x_bf16, out_bf16;
+    int64_t x_bits; /* 8, or 16: two bytes that are multiplied one after the other */
 };
 
 /* Rounded activations lie in panels of up to MOST_ROWS rows that are multiplied together. For each block of inputs a panel has
- * the int8 of its rows, then for each row a scale (x is about scale * int8), a total (scale * the sum of the int8s) and an
- * offset (-zero_point * that sum).
+ * the int8 of its rows (with 16 bits the high bytes of all rows, then their low bytes, signed too: 256 * high + low), then for
+ * each row a scale (x is about scale * integer), a total (scale * the sum of the integers) and an offset (-zero_point * that sum).
  */
-#define ROW_BLOCK_BYTES (BLOCK + 12)
+INLINE int64_t row_block_bytes(int wide) { return (wide ? 2 : 1) * BLOCK + 12; }
 
 struct activations {
     const struct linear *linear;
@@ -47,15 +48,17 @@ struct activations {
 
 /* One row's place in its panel at one block, and what stands there. */
 struct place {
-    int8_t *quants;
+    int8_t *quants, *low_quants; /* the second only with 16 bits */
     float *scale, *total;
     int32_t *offset;
 };
 
-INLINE struct place place_of(char *panel, int64_t block, int64_t row, int64_t num_rows) {
-    char *at = panel + block * num_rows * ROW_BLOCK_BYTES;
-    float *values = (float *)(at + num_rows * BLOCK);
-    return (struct place){(int8_t *)at + row * BLOCK, values + row, values + num_rows + row, (int32_t *)(values + 2 * num_rows) + row};
+INLINE struct place place_of(char *panel, int64_t block, int64_t row, int64_t num_rows, int wide) {
+    char *at = panel + block * num_rows * row_block_bytes(wide);
+    float *values = (float *)(at + (wide ? 2 : 1) * num_rows * BLOCK);
+    int8_t *quants = (int8_t *)at + row * BLOCK;
+    return (struct place){quants, quants + num_rows * BLOCK, values + row, values + num_rows + row,
+                          (int32_t *)(values + 2 * num_rows) + row};
 }
 
 /* Rows of the panel that starts with `num_left` rows to go. Only these sizes are compiled. */
@@ -63,7 +66,9 @@ INLINE int64_t panel_rows(int64_t num_left) {
     return num_left >= MOST_ROWS ? MOST_ROWS : least(num_left, 4);
 }
 
-INLINE char *panel_at(const struct activations *x, int64_t row) { return x->panels + row * x->num_blocks * ROW_BLOCK_BYTES; }
+INLINE char *panel_at(const struct activations *x, int64_t row, int wide) {
+    return x->panels + row * x->num_blocks * row_block_bytes(wide);
+}
 
 INLINE f32x16 floats_of_halves(const uint16_t *halves) {
 #if defined(__AVX512F__)
@@ -78,53 +83,82 @@ INLINE f32x16 floats_of_halves(const uint16_t *halves) {
 #endif
 }
 
-/* The nearest integers to 32 floats, as int8; returns their sum. |x| <= 127. */
-INLINE int32_t round_block(f32x16 low, f32x16 high, int8_t *quants) {
+/* The nearest integers; |x| < 2^22. */
+INLINE i32x16 nearest(f32x16 x) {
 #if defined(__AVX512F__)
-    __m512i a = _mm512_cvtps_epi32((__m512)low), b = _mm512_cvtps_epi32((__m512)high);
-    _mm_storeu_si128((__m128i *)quants, _mm512_cvtepi32_epi8(a));
-    _mm_storeu_si128((__m128i *)(quants + LANES), _mm512_cvtepi32_epi8(b));
-    return _mm512_reduce_add_epi32(_mm512_add_epi32(a, b));
+    return (i32x16)_mm512_cvtps_epi32((__m512)x);
 #else
     const f32x16 shift = broadcast(12582912.0f); /* 1.5 * 2^23 */
-    i32x16 a = (i32x16)(low + shift) - (i32x16)shift, b = (i32x16)(high + shift) - (i32x16)shift;
+    return (i32x16)(x + shift) - (i32x16)shift;
+#endif
+}
+
+INLINE void store_bytes(int8_t *to, i32x16 integers) {
+#if defined(__AVX512F__)
+    _mm_storeu_si128((__m128i *)to, _mm512_cvtepi32_epi8((__m512i)integers));
+#else
+    for (int i = 0; i < LANES; i++) to[i] = (int8_t)integers[i];
+#endif
+}
+
+INLINE int32_t sum_of_integers(i32x16 integers) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_add_epi32((__m512i)integers);
+#else
     int32_t sum = 0;
-    for (int i = 0; i < LANES; i++) {
-        quants[i] = (int8_t)a[i];
-        quants[i + LANES] = (int8_t)b[i];
-        sum += a[i] + b[i];
-    }
+    for (int i = 0; i < LANES; i++) sum += integers[i];
     return sum;
 #endif
 }
 
-INLINE void quantize_row(const struct activations *to, int64_t row, char *panel, int64_t panel_row, int64_t num_rows, int bf16) {
+/* Rounds 16 floats to integers of 8 or 16 bits and stores their bytes from `offset` on; returns the integers. */
+INLINE i32x16 round_half(f32x16 x, struct place place, int64_t offset, int wide) {
+    i32x16 integers = nearest(x);
+    if (wide) {
+        i32x16 high = (integers + 128) >> 8;
+        store_bytes(place.quants + offset, high);
+        store_bytes(place.low_quants + offset, integers - (high << 8));
+    } else {
+        store_bytes(place.quants + offset, integers);
+    }
+    return integers;
+}
+
+INLINE void quantize_row(const struct activations *to, int64_t row, char *panel, int64_t panel_row, int64_t num_rows, int bf16,
+                         int wide) {
+    const float limit = wide ? 32512.0f : 127.0f; /* 127 * 256: the high byte of the largest is 127 */
     const char *x = to->linear->x + row * to->linear->x_stride;
     for (int64_t block = 0; block < to->num_blocks; block++) {
-        struct place place = place_of(panel, block, panel_row, num_rows);
+        struct place place = place_of(panel, block, panel_row, num_rows, wide);
         f32x16 low = load(x, block * BLOCK, bf16), high = load(x, block * BLOCK + LANES, bf16);
         float peak = largest_lane(larger(larger(low, -low), larger(high, -high)));
-        float inverse = peak > 0.0f ? 127.0f / peak : 0.0f;
-        int32_t sum = round_block(low * inverse, high * inverse, place.quants);
-        *place.scale = peak / 127.0f;
+        float inverse = peak > 0.0f ? limit / peak : 0.0f;
+        i32x16 integers = round_half(low * inverse, place, 0, wide);
+        int32_t sum = sum_of_integers(integers + round_half(high * inverse, place, LANES, wide));
+        *place.scale = peak / limit;
         *place.total = *place.scale * (float)sum;
         *place.offset = (int32_t)-to->linear->zero_point * sum;
     }
 }
 
 /* Items are spans of MOST_ROWS rows: a whole number of panels. */
-static void quantize_spans(const void *context, int64_t begin, int64_t end) {
-    const struct activations *to = context;
+INLINE void quantize_rows(const struct activations *to, int64_t begin, int64_t end, int bf16, int wide) {
     int64_t row = begin * MOST_ROWS, end_row = least(end * MOST_ROWS, to->linear->num_rows);
     while (row < end_row) {
         int64_t num_rows = panel_rows(end_row - row);
-        for (int64_t r = 0; r < num_rows; r++)
-            if (to->linear->x_bf16)
-                quantize_row(to, row + r, panel_at(to, row), r, num_rows, 1);
-            else
-                quantize_row(to, row + r, panel_at(to, row), r, num_rows, 0);
+        char *panel = panel_at(to, row, wide);
+        for (int64_t r = 0; r < num_rows; r++) quantize_row(to, row + r, panel, r, num_rows, bf16, wide);
         row += num_rows;
     }
+}
+
+static void quantize_spans(const void *context, int64_t begin, int64_t end) {
+    const struct activations *to = context;
+    int bf16 = (int)to->linear->x_bf16;
+    if (to->linear->x_bits == 16)
+        bf16 ? quantize_rows(to, begin, end, 1, 1) : quantize_rows(to, begin, end, 0, 1);
+    else
+        bf16 ? quantize_rows(to, begin, end, 1, 0) : quantize_rows(to, begin, end, 0, 0);
 }
 
 /* A block of one tile, four bytes of each of 16 outputs to a register. */
@@ -189,14 +223,22 @@ INLINE void store_outputs(const struct linear *linear, int64_t row, int64_t colu
 
 /* One block of a tile against rows `first` to `first + count` of a panel, side by side as each sum waits for itself. */
 INLINE void multiply_block(const struct weights *weights, f32x16 scale, f32x16 low, char *panel, int64_t block, int first,
-                           int count, int num_rows, f32x16 *sums, int64_t bits, int minima) {
-    i32x16 dots[ROWS_ABREAST];
-    for (int r = 0; r < count; r++) dots[r] = (i32x16){0} + *place_of(panel, block, first + r, num_rows).offset;
-    for (int g = 0; g < GROUPS; g++)
-        for (int r = 0; r < count; r++)
-            dots[r] = dot_four(dots[r], weights->groups[g], place_of(panel, block, first + r, num_rows).quants + 4 * g, bits);
+                           int count, int num_rows, f32x16 *sums, int64_t bits, int minima, int wide) {
+    i32x16 dots[ROWS_ABREAST], lows[ROWS_ABREAST];
     for (int r = 0; r < count; r++) {
-        struct place place = place_of(panel, block, first + r, num_rows);
+        i32x16 offset = (i32x16){0} + *place_of(panel, block, first + r, num_rows, wide).offset;
+        dots[r] = wide ? (i32x16){0} : offset;
+        lows[r] = offset;
+    }
+    for (int g = 0; g < GROUPS; g++)
+        for (int r = 0; r < count; r++) {
+            struct place place = place_of(panel, block, first + r, num_rows, wide);
+            dots[r] = dot_four(dots[r], weights->groups[g], place.quants + 4 * g, bits);
+            if (wide) lows[r] = dot_four(lows[r], weights->groups[g], place.low_quants + 4 * g, bits);
+        }
+    for (int r = 0; r < count; r++) {
+        struct place place = place_of(panel, block, first + r, num_rows, wide);
+        if (wide) dots[r] = (dots[r] << 8) + lows[r]; /* below 2^29 */
         f32x16 *sum = sums + first + r;
         *sum = multiply_add(__builtin_convertvector(dots[r], f32x16) * *place.scale, scale, *sum);
         if (minima) *sum = multiply_add(broadcast(*place.total), low, *sum);
@@ -204,12 +246,13 @@ INLINE void multiply_block(const struct weights *weights, f32x16 scale, f32x16 l
 }
 
 /* A panel of `num_rows` rows (a constant), the first of them `row`, against one tile. */
-INLINE void multiply_panel(const struct activations *x, int64_t tile, int64_t row, int num_rows, int64_t bits, int minima) {
+INLINE void multiply_panel(const struct activations *x, int64_t tile, int64_t row, int num_rows, int64_t bits, int minima,
+                           int wide) {
     const struct linear *linear = x->linear;
     int64_t num_blocks = x->num_blocks, block_bytes = bits * BLOCK * LANES / 8;
     const uint8_t *quants = linear->quants + tile * num_blocks * block_bytes;
     const uint16_t *scales = linear->scales + tile * num_blocks * LANES, *lows = linear->minima + tile * num_blocks * LANES;
-    char *panel = panel_at(x, row);
+    char *panel = panel_at(x, row, wide);
     f32x16 sums[MOST_ROWS];
     for (int r = 0; r < num_rows; r++) sums[r] = broadcast(0.0f);
     for (int64_t block = 0; block < num_blocks; block++) {
@@ -219,45 +262,50 @@ INLINE void multiply_panel(const struct activations *x, int64_t tile, int64_t ro
         f32x16 low = minima ? floats_of_halves(lows + block * LANES) : scale;
         for (int r = 0; r < num_rows; r += ROWS_ABREAST)
             multiply_block(&weights, scale, low, panel, block, r, num_rows - r < ROWS_ABREAST ? num_rows - r : ROWS_ABREAST,
-                           num_rows, sums, bits, minima);
+                           num_rows, sums, bits, minima, wide);
     }
     for (int r = 0; r < num_rows; r++) store_outputs(linear, row + r, tile * LANES, sums[r]);
 }
 
-INLINE void multiply_rows(const struct activations *x, int64_t tile, int64_t row, int64_t end_row, int64_t bits, int minima) {
-    for (; row + MOST_ROWS <= end_row; row += MOST_ROWS) multiply_panel(x, tile, row, MOST_ROWS, bits, minima);
+INLINE void multiply_rows(const struct activations *x, int64_t tile, int64_t row, int64_t end_row, int64_t bits, int minima,
+                          int wide) {
+    for (; row + MOST_ROWS <= end_row; row += MOST_ROWS) multiply_panel(x, tile, row, MOST_ROWS, bits, minima, wide);
     while (row < end_row) {
         int64_t num_rows = panel_rows(end_row - row);
         switch (num_rows) {
-        case 4: multiply_panel(x, tile, row, 4, bits, minima); break;
-        case 3: multiply_panel(x, tile, row, 3, bits, minima); break;
-        case 2: multiply_panel(x, tile, row, 2, bits, minima); break;
-        case 1: multiply_panel(x, tile, row, 1, bits, minima); break;
+        case 4: multiply_panel(x, tile, row, 4, bits, minima, wide); break;
+        case 3: multiply_panel(x, tile, row, 3, bits, minima, wide); break;
+        case 2: multiply_panel(x, tile, row, 2, bits, minima, wide); break;
+        case 1: multiply_panel(x, tile, row, 1, bits, minima, wide); break;
         }
         row += num_rows;
     }
 }
 
-static void multiply(const void *context, int64_t begin, int64_t end) {
-    const struct activations *x = context;
+INLINE void multiply_tiles(const struct activations *x, int64_t begin, int64_t end, int wide) {
     for (int64_t item = begin; item < end; item++) {
         int64_t first = item / x->num_row_tasks * x->tiles_per_task, last = least(first + x->tiles_per_task, x->num_tiles);
         int64_t row = item % x->num_row_tasks * x->rows_per_task, end_row = least(row + x->rows_per_task, x->linear->num_rows);
         for (int64_t tile = first; tile < last; tile++)
             if (x->linear->bits == 8)
-                multiply_rows(x, tile, row, end_row, 8, 0);
+                multiply_rows(x, tile, row, end_row, 8, 0, wide);
             else if (x->linear->minima)
-                multiply_rows(x, tile, row, end_row, 4, 1);
+                multiply_rows(x, tile, row, end_row, 4, 1, wide);
             else
-                multiply_rows(x, tile, row, end_row, 4, 0);
+                multiply_rows(x, tile, row, end_row, 4, 0, wide);
     }
+}
+
+static void multiply(const void *context, int64_t begin, int64_t end) {
+    const struct activations *x = context;
+    x->linear->x_bits == 16 ? multiply_tiles(x, begin, end, 1) : multiply_tiles(x, begin, end, 0);
 }
 
 /* Returns 0, or 1 when there is no memory for the rounded activations. */
 EXPORT int64_t callboard_quantized_linear(const struct linear *linear) {
     int64_t num_rows = linear->num_rows, num_blocks = linear->num_inputs / BLOCK;
     struct activations x = {.linear = linear, .num_blocks = num_blocks, .num_tiles = (linear->num_outputs + LANES - 1) / LANES};
-    x.panels = malloc((size_t)(num_rows * num_blocks * ROW_BLOCK_BYTES) + 1);
+    x.panels = malloc((size_t)(num_rows * num_blocks * row_block_bytes(linear->x_bits == 16)) + 1);
     if (!x.panels) return 1;
     int64_t num_spans = (num_rows + MOST_ROWS - 1) / MOST_ROWS;
     parallel(quantize_spans, &x, num_spans, most(1, 16384 / (MOST_ROWS * most(linear->num_inputs, 1))));

@@ -21,7 +21,12 @@ log = logging.getLogger(__name__)
 
 def build_executor(config: Config, checkpoint: Checkpoint) -> CpuExecutor:
     """An executor that waits for `start`. Raises `LoadError` about the model and `ConfigError` about the cache."""
-    model = load_model(checkpoint, dtype=config.model.dtype, num_positions=config.model.context_length)
+    model = load_model(
+        checkpoint,
+        dtype=config.model.dtype,
+        activation_bits=int(config.model.activation_bits),
+        num_positions=config.model.context_length,
+    )
     size = model_size(model)
     limits = size_limits(config, size, free_memory_bytes())
     kv = allocate_kv(size.kv_shape, limits.num_pages, limits.page_size)

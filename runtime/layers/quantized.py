@@ -1,7 +1,7 @@
 """Weights that stay quantized in memory: the products and the embedding of a GGUF model, computed from its own blocks.
 
-Activations are rounded to 8 bits per block for the product; the products are exact integers added in a fixed order, so a row
-of the result does not depend on the other rows of the batch.
+Activations are rounded to 16 or 8 bits per block for the product; the products are exact integers added in a fixed order, so a
+row of the result does not depend on the other rows of the batch.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ class QuantizedLinear:
     packed: PackedWeight
     bias: Tensor | None  # [out_features] float32
     out_dtype: torch.dtype
+    activation_bits: int
 
     def __call__(self, x: Tensor) -> Tensor:
-        return quantized_linear(x, self.packed, self.bias, self.out_dtype)
+        return quantized_linear(x, self.packed, self.bias, self.out_dtype, activation_bits=self.activation_bits)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,11 +14,17 @@ from runtime.models.weights import Weights
 
 
 def load_model(
-    checkpoint: Checkpoint, *, dtype: str = "auto", num_positions: int | None = None, show_progress: bool = True
+    checkpoint: Checkpoint,
+    *,
+    dtype: str = "auto",
+    activation_bits: int = 16,
+    num_positions: int | None = None,
+    show_progress: bool = True,
 ) -> Decoder:
     """Read, convert and pack all weights; a progress bar on a terminal tells how far it is.
 
     dtype: as `--dtype`; with "auto" quantized weights keep their blocks, with any other they become numbers of that type.
+    activation_bits: 8 or 16, for products with weights in blocks.
     num_positions: longest sequence in tokens, by default what the model was made for.
     Raises `LoadError` when the architecture is not served, the files do not match the config or memory is short.
     """
@@ -27,7 +33,7 @@ def load_model(
     compute = compute_dtype(dtype)
     with tqdm(total=len(stored), desc="Loading weights", unit="tensor", disable=None if show_progress else True) as progress:
         try:
-            weights = Weights(stored, compute, progress, keep_quantized=dtype == "auto")
+            weights = Weights(stored, compute, progress, activation_bits=activation_bits if dtype == "auto" else None)
             return build_decoder(spec, weights, compute, num_positions or spec.context_length)
         except (MemoryError, RuntimeError) as error:  # torch says RuntimeError when it can not allocate
             raise LoadError(f"{checkpoint.path}: the model can not be loaded: {str(error).splitlines()[0]:.200}") from error

@@ -19,7 +19,8 @@ from runtime.models.spec import LinearSpec
 class Weights:
     """The stored tensors of one model; a joined copy lives only until it is packed.
 
-    `keep_quantized`: whether quantized weights keep their blocks instead of becoming numbers of `dtype`.
+    With `activation_bits` quantized weights keep their blocks, and meet activations rounded to so many bits; without it they
+    become numbers of `dtype`.
     """
 
     def __init__(
@@ -28,12 +29,12 @@ class Weights:
         dtype: torch.dtype,
         progress: tqdm[None],
         *,
-        keep_quantized: bool = False,
+        activation_bits: int | None = None,
     ) -> None:
         self._stored = stored
         self._dtype = dtype
         self._progress = progress
-        self._keep_quantized = keep_quantized
+        self._activation_bits = activation_bits
 
     def tensor(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
         """The tensor called `name` in `dtype`, by default the model's; it may be a view into the file."""
@@ -49,7 +50,7 @@ class Weights:
         bias = self._joined(spec.modules, "bias") if spec.has_bias else None
         packed = self._packed(spec.modules)
         if packed is not None:
-            return QuantizedLinear(packed, None if bias is None else bias.float(), self._dtype)
+            return self._quantized(packed, bias, self._dtype)
         return make_linear(self._joined(spec.modules, "weight"), bias)
 
     def embedding_and_head(self, embedding: str, head: str | None) -> tuple[Embedding, Linear]:
@@ -61,9 +62,13 @@ class Weights:
         if packed is not None:
             packed_head = packed if head is None else self._packed([head])
             if packed_head is not None:
-                return QuantizedEmbedding(packed, self._dtype), QuantizedLinear(packed_head, None, torch.float32)
+                return QuantizedEmbedding(packed, self._dtype), self._quantized(packed_head, None, torch.float32)
         table = self.tensor(f"{embedding}.weight").clone(memory_format=torch.contiguous_format)
         return PlainEmbedding(table), make_linear(table if head is None else self.tensor(f"{head}.weight"))
+
+    def _quantized(self, packed: PackedWeight, bias: Tensor | None, out_dtype: torch.dtype) -> QuantizedLinear:
+        assert self._activation_bits is not None, "only then weights keep their blocks"
+        return QuantizedLinear(packed, None if bias is None else bias.float(), out_dtype, self._activation_bits)
 
     def _joined(self, modules: Sequence[str], kind: str) -> Tensor:
         return torch.cat([self.tensor(f"{module}.{kind}") for module in modules])
@@ -72,7 +77,7 @@ class Weights:
         """The weights of `modules`, joined, in blocks; None unless all of them are stored in blocks and may stay so."""
         names = [f"{module}.weight" for module in modules]
         num_inputs = self._stored[names[0]].shape[1]
-        if not self._keep_quantized or not can_stay_quantized(num_inputs):
+        if self._activation_bits is None or not can_stay_quantized(num_inputs):
             return None
         stored = [blocks for name in names if (blocks := self._stored[name].blocks()) is not None]
         if len(stored) < len(names):
