@@ -24,7 +24,7 @@ def build_executor(config: Config, checkpoint: Checkpoint) -> CpuExecutor:
     model = load_model(
         checkpoint,
         dtype=config.model.dtype,
-        activation_bits=int(config.model.activation_bits),
+        activation_bits=config.model.activation_bits,
         num_positions=config.model.context_length,
     )
     size = model_size(model)
@@ -32,7 +32,9 @@ def build_executor(config: Config, checkpoint: Checkpoint) -> CpuExecutor:
     kv = allocate_kv(size.kv_shape, limits.num_pages, limits.page_size)
     num_threads = config.executor.num_threads or num_usable_cores()
     _log_sizes(size, limits, num_threads)
-    return CpuExecutor(model, kv, limits, num_threads=num_threads)
+    # OpenMP's threads go on spinning after their work, on the cores that the kernels' own threads need.
+    num_torch_threads = 1 if model.computes_in_kernels else num_threads
+    return CpuExecutor(model, kv, limits, num_threads=num_threads, num_torch_threads=num_torch_threads)
 
 
 def model_size(model: Decoder) -> ModelSize:

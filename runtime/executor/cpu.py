@@ -17,6 +17,7 @@ from queue import SimpleQueue
 
 import torch
 
+from kernels import native
 from runtime.clock import Clock, SystemClock
 from runtime.errors import EngineError
 from runtime.executor.port import ExecutorLimits, PostResult
@@ -36,10 +37,19 @@ class CpuExecutor:
     """Implements `runtime.executor.port.Executor`. Its methods are called on the event loop's thread."""
 
     def __init__(
-        self, model: Model, kv: KVCache, limits: ExecutorLimits, *, num_threads: int, clock: Clock | None = None
+        self,
+        model: Model,
+        kv: KVCache,
+        limits: ExecutorLimits,
+        *,
+        num_threads: int,
+        num_torch_threads: int | None = None,
+        clock: Clock | None = None,
     ) -> None:
+        """`num_threads` share a kernel's work; PyTorch uses as many, unless it is told to use `num_torch_threads`."""
         self.limits = limits
         self._num_threads = num_threads
+        self._num_torch_threads = num_torch_threads or num_threads
         self._runner = StepRunner(model, kv, limits, clock or SystemClock())
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._worker: threading.Thread | None = None
@@ -102,7 +112,8 @@ class CpuExecutor:
             self._worker.start()
 
     def _work(self, jobs: SimpleQueue[Job | None]) -> None:
-        torch.set_num_threads(self._num_threads)  # OpenMP keeps it per thread, so it is set here
+        native.set_num_threads(self._num_threads)
+        torch.set_num_threads(self._num_torch_threads)  # OpenMP keeps it per thread, so it is set here
         with torch.inference_mode():
             while (job := jobs.get()) is not None:
                 job()

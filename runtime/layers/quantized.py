@@ -7,6 +7,7 @@ row of the result does not depend on the other rows of the batch.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +15,23 @@ from torch import Tensor
 from kernels import native
 from kernels.quantized_linear import GGUF_TYPES, PackedWeight, pack, quantize, quantized_linear, unpack_rows
 from kernels.quantized_linear.packing import BLOCK
+
+
+class Rounding(NamedTuple):
+    """To how many bits, 8 or 16, activations are rounded for each kind of product."""
+
+    attention: int
+    mlp: int
+    head: int
+
+
+ROUNDINGS = {
+    "8": Rounding(8, 8, 8),
+    "16": Rounding(16, 16, 16),
+    # The softmax magnifies an error in a query or key, and half of all products are in the MLP.
+    "mixed": Rounding(16, 8, 8),
+}
+"""By the names that `--activation-bits` knows."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from runtime.layers.embedding import Embedding
 from runtime.layers.forward import ForwardBatch, KVCache, KVShape
 from runtime.layers.gated_mlp import ACTIVATIONS, GatedMlp
 from runtime.layers.linear import Linear
+from runtime.layers.quantized import QuantizedLinear
 from runtime.layers.rotary import RopeSpec, cos_sin_table
 from runtime.models.spec import DecoderSpec
 from runtime.models.weights import Weights
@@ -44,6 +45,11 @@ class Decoder:
     layers: tuple[Layer, ...]
     final_norm: Tensor  # [hidden]
     head: Linear
+
+    @property
+    def computes_in_kernels(self) -> bool:
+        """Whether the products run in our kernels, so that PyTorch's own threads have nothing to do."""
+        return isinstance(self.head, QuantizedLinear)
 
     def kv_shape(self) -> KVShape:
         """What the executor must allocate."""
@@ -95,7 +101,7 @@ def _build_layers(spec: DecoderSpec, weights: Weights, tables: dict[RopeSpec, Te
 @torch.inference_mode()
 def _build_layer(spec: DecoderSpec, index: int, weights: Weights, tables: dict[RopeSpec, Tensor]) -> Layer:
     layer = spec.layers[index]
-    linears = {role: weights.linear(linear) for role, linear in spec.linears(index).items()}
+    linears = {role: weights.linear(role, linear) for role, linear in spec.linears(index).items()}
     norms = {role: weights.norm(module) for role, (module, _) in spec.norms(index).items()}
     attention = Attention(
         qkv=linears["qkv"],

@@ -6,6 +6,7 @@ from tqdm import tqdm
 
 from runtime.errors import LoadError
 from runtime.layers.precision import compute_dtype
+from runtime.layers.quantized import ROUNDINGS
 from runtime.loading.checkpoint import Checkpoint
 from runtime.models.architectures import spec_for
 from runtime.models.decoder import Decoder, build_decoder
@@ -17,14 +18,14 @@ def load_model(
     checkpoint: Checkpoint,
     *,
     dtype: str = "auto",
-    activation_bits: int = 16,
+    activation_bits: str = "mixed",
     num_positions: int | None = None,
     show_progress: bool = True,
 ) -> Decoder:
     """Read, convert and pack all weights; a progress bar on a terminal tells how far it is.
 
     dtype: as `--dtype`; with "auto" quantized weights keep their blocks, with any other they become numbers of that type.
-    activation_bits: 8 or 16, for products with weights in blocks.
+    activation_bits: as `--activation-bits`, one of `ROUNDINGS`.
     num_positions: longest sequence in tokens, by default what the model was made for.
     Raises `LoadError` when the architecture is not served, the files do not match the config or memory is short.
     """
@@ -33,7 +34,7 @@ def load_model(
     compute = compute_dtype(dtype)
     with tqdm(total=len(stored), desc="Loading weights", unit="tensor", disable=None if show_progress else True) as progress:
         try:
-            weights = Weights(stored, compute, progress, activation_bits=activation_bits if dtype == "auto" else None)
+            weights = Weights(stored, compute, progress, rounding=ROUNDINGS[activation_bits] if dtype == "auto" else None)
             return build_decoder(spec, weights, compute, num_positions or spec.context_length)
         except (MemoryError, RuntimeError) as error:  # torch says RuntimeError when it can not allocate
             raise LoadError(f"{checkpoint.path}: the model can not be loaded: {str(error).splitlines()[0]:.200}") from error

@@ -11,16 +11,25 @@ from tqdm import tqdm
 from kernels.quantized_linear import PackedWeight
 from runtime.layers.embedding import Embedding, PlainEmbedding
 from runtime.layers.linear import Linear, make_linear
-from runtime.layers.quantized import QuantizedEmbedding, QuantizedLinear, can_stay_quantized, pack_rows, pack_values
+from runtime.layers.quantized import (
+    QuantizedEmbedding,
+    QuantizedLinear,
+    Rounding,
+    can_stay_quantized,
+    pack_rows,
+    pack_values,
+)
 from runtime.loading.stored_tensor import StoredTensor
 from runtime.models.spec import LinearSpec
+
+ATTENTION_ROLES = ("qkv", "output")
 
 
 class Weights:
     """The stored tensors of one model; a joined copy lives only until it is packed.
 
-    With `activation_bits` quantized weights keep their blocks, and meet activations rounded to so many bits; without it they
-    become numbers of `dtype`.
+    With a `rounding` quantized weights keep their blocks, and meet activations rounded like this; without one they become
+    numbers of `dtype`.
     """
 
     def __init__(
@@ -29,12 +38,12 @@ class Weights:
         dtype: torch.dtype,
         progress: tqdm[None],
         *,
-        activation_bits: int | None = None,
+        rounding: Rounding | None = None,
     ) -> None:
         self._stored = stored
         self._dtype = dtype
         self._progress = progress
-        self._activation_bits = activation_bits
+        self._rounding = rounding
 
     def tensor(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
         """The tensor called `name` in `dtype`, by default the model's; it may be a view into the file."""
@@ -45,12 +54,13 @@ class Weights:
         """[width] float32 in memory: norms are small, and the kernels compute in float32."""
         return self.tensor(f"{module}.weight", torch.float32).clone()
 
-    def linear(self, spec: LinearSpec) -> Linear:
-        """A matrix product, its modules joined in one."""
+    def linear(self, role: str, spec: LinearSpec) -> Linear:
+        """A matrix product, its modules joined in one. role: its place in the layer, as `DecoderSpec.linears` calls it."""
         bias = self._joined(spec.modules, "bias") if spec.has_bias else None
         packed = self._packed(spec.modules)
-        if packed is not None:
-            return self._quantized(packed, bias, self._dtype)
+        if packed is not None and self._rounding is not None:
+            bits = self._rounding.attention if role in ATTENTION_ROLES else self._rounding.mlp
+            return QuantizedLinear(packed, None if bias is None else bias.float(), self._dtype, bits)
         return make_linear(self._joined(spec.modules, "weight"), bias)
 
     def embedding_and_head(self, embedding: str, head: str | None) -> tuple[Embedding, Linear]:
@@ -61,14 +71,11 @@ class Weights:
         packed = self._packed([embedding])
         if packed is not None:
             packed_head = packed if head is None else self._packed([head])
-            if packed_head is not None:
-                return QuantizedEmbedding(packed, self._dtype), self._quantized(packed_head, None, torch.float32)
+            if packed_head is not None and self._rounding is not None:
+                head_linear = QuantizedLinear(packed_head, None, torch.float32, self._rounding.head)
+                return QuantizedEmbedding(packed, self._dtype), head_linear
         table = self.tensor(f"{embedding}.weight").clone(memory_format=torch.contiguous_format)
         return PlainEmbedding(table), make_linear(table if head is None else self.tensor(f"{head}.weight"))
-
-    def _quantized(self, packed: PackedWeight, bias: Tensor | None, out_dtype: torch.dtype) -> QuantizedLinear:
-        assert self._activation_bits is not None, "only then weights keep their blocks"
-        return QuantizedLinear(packed, None if bias is None else bias.float(), out_dtype, self._activation_bits)
 
     def _joined(self, modules: Sequence[str], kind: str) -> Tensor:
         return torch.cat([self.tensor(f"{module}.{kind}") for module in modules])
@@ -77,7 +84,7 @@ class Weights:
         """The weights of `modules`, joined, in blocks; None unless all of them are stored in blocks and may stay so."""
         names = [f"{module}.weight" for module in modules]
         num_inputs = self._stored[names[0]].shape[1]
-        if self._activation_bits is None or not can_stay_quantized(num_inputs):
+        if self._rounding is None or not can_stay_quantized(num_inputs):
             return None
         stored = [blocks for name in names if (blocks := self._stored[name].blocks()) is not None]
         if len(stored) < len(names):

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from kernels.quantized_linear import unpack_rows
 from runtime.layers.embedding import PlainEmbedding
 from runtime.layers.linear import Linear
-from runtime.layers.quantized import QuantizedEmbedding, QuantizedLinear, can_stay_quantized
+from runtime.layers.quantized import ROUNDINGS, QuantizedEmbedding, QuantizedLinear, can_stay_quantized
 from runtime.loading.gguf import GgufTensor
 from runtime.models.spec import LinearSpec
 from runtime.models.weights import Weights
@@ -30,13 +30,14 @@ def stored(name: str, block_type: str, num_rows: int, *, seed: int) -> GgufTenso
     return GgufTensor(name, (num_rows, HIDDEN), kind, gguf.quantize(values, kind).view(np.uint8).reshape(-1))
 
 
-def weights(tensors: Sequence[GgufTensor], *, activation_bits: int | None = 8) -> Weights:
-    return Weights({t.name: t for t in tensors}, torch.float32, tqdm(disable=True), activation_bits=activation_bits)
+def weights(tensors: Sequence[GgufTensor], *, rounding: str | None = "8") -> Weights:
+    chosen = None if rounding is None else ROUNDINGS[rounding]
+    return Weights({t.name: t for t in tensors}, torch.float32, tqdm(disable=True), rounding=chosen)
 
 
-def joined(tensors: Sequence[GgufTensor], *, activation_bits: int | None = 8) -> Linear:
+def joined(tensors: Sequence[GgufTensor], *, rounding: str | None = "8", role: str = "down") -> Linear:
     names = tuple(tensor.name.removesuffix(".weight") for tensor in tensors)
-    return weights(tensors, activation_bits=activation_bits).linear(
+    return weights(tensors, rounding=rounding).linear(
         LinearSpec(names, tuple(t.shape[0] for t in tensors), HIDDEN, has_bias=False)
     )
 
@@ -63,15 +64,23 @@ def test_other_formats_are_rounded_to_eight_bits(block_types: tuple[str, str]) -
 
 
 @needs_kernels
-@pytest.mark.parametrize(("activation_bits", "tolerance"), [(8, 2e-2), (16, 1e-4)])
-def test_a_product_is_near_the_exact_one_and_no_row_depends_on_the_others(activation_bits: int, tolerance: float) -> None:
+@pytest.mark.parametrize(("rounding", "tolerance"), [("8", 2e-2), ("16", 1e-4)])
+def test_a_product_is_near_the_exact_one_and_no_row_depends_on_the_others(rounding: str, tolerance: float) -> None:
     part = stored("a.weight", "Q4_1", 48, seed=3)
-    linear = joined([part], activation_bits=activation_bits)
+    linear = joined([part], rounding=rounding)
     x = torch.randn(33, HIDDEN, generator=torch.Generator().manual_seed(4))
     exact = x @ part.load().T
     assert (linear(x) - exact).abs().max() < tolerance * exact.abs().max()
     for row in (0, 7, 32):
         assert torch.equal(linear(x[row : row + 1])[0], linear(x)[row])
+
+
+@needs_kernels
+@pytest.mark.parametrize(("role", "bits"), [("qkv", 16), ("output", 16), ("gate_up", 8), ("down", 8)])
+def test_mixed_rounding_is_finer_in_attention(role: str, bits: int) -> None:
+    linear = joined([stored("a.weight", "Q4_1", 16, seed=6)], rounding="mixed", role=role)
+    assert isinstance(linear, QuantizedLinear)
+    assert linear.activation_bits == bits
 
 
 @needs_kernels
@@ -89,6 +98,6 @@ def test_a_tied_head_shares_the_memory_of_the_embedding() -> None:
 def test_a_dtype_that_was_asked_for_makes_plain_numbers() -> None:
     part = stored("a.weight", "Q4_1", 48, seed=3)
     x = torch.randn(3, HIDDEN, generator=torch.Generator().manual_seed(4))
-    torch.testing.assert_close(joined([part], activation_bits=None)(x), x @ part.load().T)
-    embedding, _ = weights([part], activation_bits=None).embedding_and_head("a", None)
+    torch.testing.assert_close(joined([part], rounding=None)(x), x @ part.load().T)
+    embedding, _ = weights([part], rounding=None).embedding_and_head("a", None)
     assert isinstance(embedding, PlainEmbedding)
