@@ -16,9 +16,10 @@ from kernels import native
 from kernels.quantized_linear import reference
 from kernels.quantized_linear.packing import GGUF_TYPES, PackedWeight, pack, quantize, unpack_rows
 
-__all__ = ["GGUF_TYPES", "PackedWeight", "pack", "quantize", "quantized_linear", "unpack_rows"]
+__all__ = ["GGUF_TYPES", "PackedWeight", "pack", "packed_rows", "quantize", "quantized_linear", "unpack_rows"]
 
 SLOTS = struct.Struct("15q")  # struct linear
+ROWS_SLOTS = struct.Struct("10q")  # struct packed_rows
 
 
 def quantized_linear(
@@ -62,4 +63,28 @@ def quantized_linear(
     )
     if failed:
         raise MemoryError("no memory for the rounded activations of a linear layer")
+    return out
+
+
+def packed_rows(packed: PackedWeight, rows: Tensor, dtype: torch.dtype) -> Tensor:
+    """The given rows (outputs) of a weight as plain numbers: [rows, inputs] of `dtype`. rows: int64, inside the weight."""
+    run = native.function("packed_rows")
+    if run is None or not rows.is_cpu or rows.dtype is not torch.int64 or dtype not in native.FLOATS:
+        return unpack_rows(packed, rows).to(dtype)
+    rows = rows.contiguous()
+    out = torch.empty((len(rows), packed.num_inputs), dtype=dtype)
+    run(
+        ROWS_SLOTS.pack(
+            out.data_ptr(),
+            rows.data_ptr(),
+            packed.quants.data_ptr(),
+            packed.scales.data_ptr(),
+            0 if packed.minima is None else packed.minima.data_ptr(),
+            len(rows),
+            packed.num_inputs,
+            packed.bits,
+            packed.zero_point,
+            dtype is torch.bfloat16,
+        )
+    )
     return out

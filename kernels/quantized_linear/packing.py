@@ -117,9 +117,9 @@ def _tiled(values: Tensor, num_outputs: int) -> Tensor:
 def unpack_rows(packed: PackedWeight, rows: Tensor) -> Tensor:
     """The given rows (outputs) of a packed weight, dequantized: [rows, inputs] float32. rows: any integer dtype."""
     tiles, lanes = rows.long() // TILE, rows.long() % TILE
-    quants = packed.quants[tiles].reshape(
-        len(lanes), packed.quants.shape[1], -1, TILE, 4
-    )  # [rows, blocks, groups or half of them, 16, 4]
+    _, num_blocks, block_bytes = packed.quants.shape
+    shape = (len(lanes), num_blocks, block_bytes // (TILE * 4), TILE, 4)  # [rows, blocks, groups or half of them, 16, 4]
+    quants = packed.quants[tiles].reshape(shape)
     index = lanes[:, None, None, None, None].expand(*quants.shape[:3], 1, 4)
     taken = quants.gather(3, index).squeeze(3)  # [rows, blocks, groups, 4]
     if packed.bits == 4:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kernels import native
-from kernels.quantized_linear import GGUF_TYPES, PackedWeight, pack, quantize, quantized_linear, unpack_rows
+from kernels.quantized_linear import GGUF_TYPES, PackedWeight, pack, packed_rows, quantize, quantized_linear
 from kernels.quantized_linear.packing import BLOCK
 
 
@@ -55,7 +55,7 @@ class QuantizedEmbedding:
     dtype: torch.dtype
 
     def __call__(self, token_ids: Tensor) -> Tensor:
-        return unpack_rows(self.packed, token_ids).to(self.dtype)
+        return packed_rows(self.packed, token_ids, self.dtype)
 
 
 def can_stay_quantized(num_inputs: int) -> bool:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from kernels import native
-from kernels.quantized_linear import GGUF_TYPES, pack, quantize, quantized_linear, reference, unpack_rows
+from kernels.quantized_linear import GGUF_TYPES, pack, packed_rows, quantize, quantized_linear, reference, unpack_rows
 from kernels.quantized_linear.cases import CASES
 
 RELATIVE_ERROR = 1e-5
@@ -57,6 +57,16 @@ def test_a_row_has_the_same_bits_in_any_batch_and_on_any_thread(compiled, gguf_t
     native.set_num_threads(1)
     for first, last in ((0, 140), (0, 1), (5, 7), (9, 12), (20, 27), (40, 73), (139, 140)):
         assert torch.equal(quantized_linear(x[first:last], packed, activation_bits=bits), together[first:last])
+
+
+def test_rows_are_those_of_the_reference(compiled, gguf_type, dtype, seeded):
+    packed = pack(raw_blocks(gguf_type, 37, 96, seeded), gguf_type, 37, 96)
+    for rows in ([36, 0, 5, 5, 16], [17], [], list(range(37))):
+        ids = torch.tensor(rows, dtype=torch.int64)
+        expected = unpack_rows(packed, ids)
+        actual = packed_rows(packed, ids, dtype)
+        assert actual.dtype == dtype
+        torch.testing.assert_close(actual, expected.to(dtype), rtol=1e-6 if dtype is torch.float32 else 8e-3, atol=1e-6)
 
 
 def test_packing_loses_nothing_of_gguf(gguf_type, seeded):

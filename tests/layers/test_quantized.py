@@ -38,7 +38,7 @@ def weights(tensors: Sequence[GgufTensor], *, rounding: str | None = "8") -> Wei
 def joined(tensors: Sequence[GgufTensor], *, rounding: str | None = "8", role: str = "down") -> Linear:
     names = tuple(tensor.name.removesuffix(".weight") for tensor in tensors)
     return weights(tensors, rounding=rounding).linear(
-        LinearSpec(names, tuple(t.shape[0] for t in tensors), HIDDEN, has_bias=False)
+        role, LinearSpec(names, tuple(t.shape[0] for t in tensors), HIDDEN, has_bias=False)
     )
 
 
