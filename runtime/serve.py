@@ -37,6 +37,8 @@ from runtime.watchdog import watch
 
 log = logging.getLogger("callboard")
 
+Signals = asyncio.Queue[signal.Signals]
+
 SWITCH_INTERVAL_S = 0.0005
 """Python lets a thread keep the GIL for 5 ms by default: the event loop would wait that long for the executor's worker."""
 
@@ -111,23 +113,24 @@ async def _serve(assembly: Assembly, checkpoint: Checkpoint, journal: Journal) -
         cache=assembly.ref(HTTP, CACHE),
         metrics=assembly.ref(HTTP, METRICS),
     )
+    signals = _catch_signals()
     runner, port = await serve(app, config.http.host, config.http.port)
     try:
         gc.collect()
         gc.freeze()  # the model and the modules live as long as the process: not worth a look at each collection
         log.info("listening on http://%s:%d", config.http.host, port)
         log.info("The server is fired up and ready to roll!")
-        await _until_stopped(assembly, journal)
+        await _until_stopped(assembly, journal, signals)
     finally:
         await runner.cleanup()
 
 
-async def _until_stopped(assembly: Assembly, journal: Journal) -> None:
+async def _until_stopped(assembly: Assembly, journal: Journal, signals: Signals) -> None:
     """Wait for a signal and drain; or raise what ended the engine, after every open request got its error."""
     scheduler = assembly.ref(SUPERVISOR, SCHEDULER)
     timeout_s = assembly.parts.config.scheduler.watchdog_timeout
     ends = [
-        asyncio.create_task(_drain_at_signal(assembly)),
+        asyncio.create_task(_drain_at_signal(assembly, signals)),
         asyncio.create_task(assembly.supervisor.wait()),
         asyncio.create_task(watch(scheduler, assembly.parts.clock, timeout_s)),
     ]
@@ -142,11 +145,16 @@ async def _until_stopped(assembly: Assembly, journal: Journal) -> None:
         raise error
 
 
-async def _drain_at_signal(assembly: Assembly) -> None:
-    """Wait for SIGTERM or SIGINT, then for the open requests. A second signal ends the waiting at once."""
-    signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
+def _catch_signals() -> Signals:
+    """From now on SIGTERM and SIGINT end up in the queue, and do not end the process."""
+    signals: Signals = asyncio.Queue()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, signals.put_nowait, number)
+    return signals
+
+
+async def _drain_at_signal(assembly: Assembly, signals: Signals) -> None:
+    """Wait for a signal, then for the open requests. A second signal ends the waiting at once."""
     deadline_s = assembly.parts.config.http.drain_timeout
     received = await signals.get()
     log.info("%s: no new requests are taken; open ones get %g s", received.name, deadline_s)

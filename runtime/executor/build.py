@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import sys
 
@@ -14,7 +13,6 @@ from runtime.executor.port import ExecutorLimits
 from runtime.loading.checkpoint import Checkpoint
 from runtime.models.decoder import Decoder
 from runtime.models.load import load_model
-from runtime.models.spec import weight_shapes
 
 log = logging.getLogger(__name__)
 
@@ -32,20 +30,19 @@ def build_executor(config: Config, checkpoint: Checkpoint) -> CpuExecutor:
     kv = allocate_kv(size.kv_shape, limits.num_pages, limits.page_size)
     num_threads = config.executor.num_threads or num_usable_cores()
     _log_sizes(size, limits, num_threads)
+    log.info("Weights: %s", _describe_weights(model, config.model.activation_bits))
     # OpenMP's threads go on spinning after their work, on the cores that the kernels' own threads need.
     num_torch_threads = 1 if model.computes_in_kernels else num_threads
     return CpuExecutor(model, kv, limits, num_threads=num_threads, num_torch_threads=num_torch_threads)
 
 
 def model_size(model: Decoder) -> ModelSize:
-    """Counts weights in the model's compute type, which is the most that any packing of them takes."""
-    shape = model.kv_shape()
-    num_weights = sum(math.prod(weight) for weight in weight_shapes(model.spec).values())
+    """What the sizing of the cache has to know."""
     return ModelSize(
-        kv_shape=shape,
+        kv_shape=model.kv_shape(),
         vocab_size=model.spec.vocab_size,
         context_length=model.num_positions,
-        weight_bytes=num_weights * model.dtype.itemsize,
+        weight_bytes=model.weight_bytes,
     )
 
 
@@ -56,13 +53,18 @@ def num_usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+def _describe_weights(model: Decoder, activation_bits: str) -> str:
+    size = f"{model.weight_bytes / 1e6:.0f} MB"
+    if model.computes_in_kernels:
+        return f"{size} in the blocks of the file (--activation-bits {activation_bits})"
+    return f"{size} of {str(model.dtype).removeprefix('torch.')} (--dtype)"
+
+
 def _log_sizes(size: ModelSize, limits: ExecutorLimits, num_threads: int) -> None:
     num_tokens = limits.num_pages * limits.page_size
     log.info(
-        "Executor: cpu, %d threads. Weights: %d MB of %s. KV cache: %d tokens in %d pages, up to %d MB. Context: %d tokens",
+        "Executor: cpu, %d threads. KV cache: %d tokens in %d pages, up to %d MB. Context: %d tokens",
         num_threads,
-        size.weight_bytes // 2**20,
-        str(size.kv_shape.dtype).removeprefix("torch."),
         num_tokens,
         limits.num_pages,
         num_tokens * size.kv_shape.bytes_per_token // 2**20,

@@ -19,6 +19,11 @@ from runtime.layers.precision import has_onednn
 class Linear(Protocol):
     """x [tokens, in_features] → [tokens, out_features], both of the model's dtype; tokens ≥ 1."""
 
+    @property
+    def size_bytes(self) -> int:
+        """Memory of the weight."""
+        ...
+
     def __call__(self, x: Tensor) -> Tensor: ...
 
 
@@ -28,6 +33,7 @@ class PackedLinear:
 
     packed: Tensor  # opaque
     bias: Tensor | None  # [out_features]
+    size_bytes: int
 
     def __call__(self, x: Tensor) -> Tensor:
         if x.shape[0] == 1:
@@ -46,6 +52,10 @@ class PlainLinear:
     weight: Tensor  # [out_features, in_features]
     bias: Tensor | None  # [out_features]
 
+    @property
+    def size_bytes(self) -> int:
+        return self.weight.nbytes
+
     def __call__(self, x: Tensor) -> Tensor:
         return torch.nn.functional.linear(x, self.weight, self.bias)
 
@@ -57,4 +67,4 @@ def make_linear(weight: Tensor, bias: Tensor | None = None) -> Linear:
     """
     if not has_onednn():
         return PlainLinear(weight, bias)
-    return PackedLinear(torch.ops.mkldnn._reorder_linear_weight(weight, None), bias)
+    return PackedLinear(torch.ops.mkldnn._reorder_linear_weight(weight, None), bias, weight.nbytes)

@@ -43,6 +43,10 @@ class QuantizedLinear:
     out_dtype: torch.dtype
     activation_bits: int
 
+    @property
+    def size_bytes(self) -> int:
+        return self.packed.size_bytes
+
     def __call__(self, x: Tensor) -> Tensor:
         return quantized_linear(x, self.packed, self.bias, self.out_dtype, activation_bits=self.activation_bits)
 

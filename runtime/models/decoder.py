@@ -51,6 +51,14 @@ class Decoder:
         """Whether the products run in our kernels, so that PyTorch's own threads have nothing to do."""
         return isinstance(self.head, QuantizedLinear)
 
+    @property
+    def weight_bytes(self) -> int:
+        """Memory of the products' weights; what embeddings and norms take beside them is small or the same memory."""
+        products = [self.head]
+        for layer in self.layers:
+            products += [layer.attention.qkv, layer.attention.output, layer.mlp.gate_up, layer.mlp.down]
+        return sum(linear.size_bytes for linear in products)
+
     def kv_shape(self) -> KVShape:
         """What the executor must allocate."""
         return KVShape(self.spec.num_layers, self.spec.num_kv_heads, self.spec.head_dim, self.dtype)
