@@ -74,8 +74,8 @@ class Assembly:
             request_timeout_s=parts.config.http.request_timeout,
         )
         supervisor.add(Group(METRICS, {METRICS: self._metrics}))
-        supervisor.add(Group(HTTP, {HTTP: partial(Http, self.replies)}, self._door_crashed))
-        supervisor.add(Group(DETOKENIZER, {DETOKENIZER: self._detokenizer}, self._detokenizer_crashed))
+        supervisor.add(Group(HTTP, {HTTP: partial(Http, self.replies)}, self._text_lost))
+        supervisor.add(Group(DETOKENIZER, {DETOKENIZER: self._detokenizer}, self._text_lost))
         engine = {CACHE: self._cache, GRAMMAR: self._grammar, SCHEDULER: self._scheduler}
         supervisor.add(Group("engine", engine, self._engine_crashed))
         supervisor.add(Group(TOKENIZER, {TOKENIZER: self._tokenizer}, self._tokenizer_crashed))
@@ -136,10 +136,7 @@ class Assembly:
 
     # -- what a crash means for requests -------------------------------------------------------------------------------
 
-    def _door_crashed(self, crash: Crash) -> None:
-        self.ref(SUPERVISOR, HTTP).tell_control(PeerRestarted(name=crash.name))
-
-    def _detokenizer_crashed(self, crash: Crash) -> None:
+    def _text_lost(self, crash: Crash) -> None:
         self.ref(SUPERVISOR, HTTP).tell_control(PeerRestarted(name=crash.name))
 
     def _engine_crashed(self, crash: Crash) -> None:

@@ -334,7 +334,7 @@ class EngineLost(Message, frozen=True, kw_only=True):
 
 
 class PeerRestarted(Message, frozen=True, kw_only=True):
-    """Supervisor → Http: an edge actor lost its state; requests in `name`'s care have to be failed."""
+    """Supervisor → Http: the detokenizer or the door lost the text of every open request, so they fail."""
 
     name: str
 
@@ -418,14 +418,3 @@ class CacheFlushed(Message, frozen=True, kw_only=True):
     num_freed_pages: int
     num_leases: int
     """Requests that still hold pages; the cache is empty only if this is 0."""
-
-
-class Drain(Message, frozen=True, kw_only=True):
-    """Supervisor → Http: refuse new requests and report when the open ones have ended (ask)."""
-
-    deadline_s: float
-
-
-class Drained(Message, frozen=True, kw_only=True):
-    num_cut: int
-    """Streams that were ended with an error because the deadline came."""

@@ -166,7 +166,7 @@ async def _drain_at_signal(assembly: Assembly, signals: Signals) -> None:
     if not drained.done():
         drained.cancel()
         drained = asyncio.create_task(assembly.replies.wait_idle(0))
-    log.info("stopped; %d requests were cut", (await drained).num_cut)
+    log.info("stopped; %d requests were cut", await drained)
 
 
 def _server_info(parts: Parts, checkpoint: Checkpoint) -> ServerInfo:

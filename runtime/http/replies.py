@@ -20,7 +20,7 @@ from runtime.clock import Clock
 from runtime.errors import DeadlineExceeded, Overloaded, RequestError, Unavailable
 from runtime.http.failure import error_of
 from runtime.http.reply import Bell, Reply
-from runtime.messages import Abort, AbortCause, Drained, RequestFailed, RequestStats, TextBatch, Tokenize
+from runtime.messages import Abort, AbortCause, RequestFailed, RequestStats, TextBatch, Tokenize
 from runtime.params import GrammarSpec, Prompt, SamplingParams, TextOptions
 
 log = logging.getLogger(__name__)
@@ -128,11 +128,8 @@ class Replies:
 
     def lose_all(self, reason: str) -> None:
         """The pipeline lost its state: every open request fails with 503 `engine_restarting` and is aborted upstream."""
-        self._lose(self._open.values(), reason)
-
-    def lose_unanswered(self, reason: str) -> None:
-        """As `lose_all`, for the requests of which no text has come yet."""
-        self._lose((reply for reply in self._open.values() if reply.first_row_at is None), reason)
+        num_lost = self._break_off(self._open.values(), "restart", _lost)
+        log.warning("%d requests were lost: %s", num_lost, reason)  # the reason is for us, not for clients
 
     def cancel_labelled(self, label: str | None) -> int:
         """Cancel every reply with exactly this label, or all of them if it is None. Returns how many."""
@@ -145,14 +142,17 @@ class Replies:
         """From now on `submit` raises `Unavailable`; what is open goes on."""
         self.is_draining = True
 
-    async def wait_idle(self, deadline_s: float) -> Drained:
-        """Return when no request is open; those that still are after `deadline_s` fail with 503 `draining`."""
+    async def wait_idle(self, deadline_s: float) -> int:
+        """Return when no request is open; those that still are after `deadline_s` fail with 503 `draining`.
+
+        Returns how many these were.
+        """
         try:
             async with asyncio.timeout(deadline_s):
                 await self._idle.wait()
         except TimeoutError:
-            return Drained(num_cut=self._break_off(self._open.values(), "deadline", _draining))
-        return Drained(num_cut=0)
+            return self._break_off(self._open.values(), "deadline", _draining)
+        return 0
 
     def _check_admission(self) -> None:
         if self.is_draining:
@@ -194,10 +194,6 @@ class Replies:
         self._abort(reply.request_id, cause)
         reply.push_abort()
         self._leave(reply, "aborted")
-
-    def _lose(self, replies: Iterable[Reply], reason: str) -> None:
-        num_lost = self._break_off(replies, "restart", _lost)
-        log.warning("%d requests were lost: %s", num_lost, reason)  # the reason is for us, not for clients
 
     def _break_off(self, replies: Iterable[Reply], cause: AbortCause, make_error: Callable[[], RequestError]) -> int:
         """Abort `replies` upstream and fail each with an exception of its own. Returns how many they were."""

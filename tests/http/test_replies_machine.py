@@ -62,10 +62,9 @@ class RepliesMachine(RuleBasedStateMachine):
         if reply := self.pick(choice):
             reply.cancel("disconnect")
 
-    @rule(is_all=st.booleans())
-    def lose(self, is_all: bool) -> None:
-        lose = self.table.replies.lose_all if is_all else self.table.replies.lose_unanswered
-        lose("test")
+    @rule()
+    def lose(self) -> None:
+        self.table.replies.lose_all("test")
 
     @rule(choice=st.integers(0, 1000))
     def read(self, choice: int) -> None:
