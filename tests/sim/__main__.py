@@ -36,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
 def _simulate(seeds: range, folder: Path) -> int:
     begun = time.perf_counter()
     num_deliveries, virtual_s = 0, 0.0
-    for seed in tqdm(seeds, unit="seed", smoothing=0.1):
+    for seed in tqdm(seeds, unit="seed", smoothing=0.1, disable=None):
         result = simulate(seed)
         num_deliveries += result.num_deliveries
         virtual_s += result.virtual_s
