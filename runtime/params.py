@@ -93,9 +93,10 @@ class TextOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TextPrompt(msgspec.Struct, frozen=True, tag="text"):
-    """Plain text, encoded with the tokenizer's default special tokens."""
+    """Plain text, encoded with the tokenizer's default special tokens. `param` is what the client called it."""
 
     text: str
+    param: str = "prompt"
 
 
 class ChatPrompt(msgspec.Struct, frozen=True, tag="chat", kw_only=True):
@@ -108,9 +109,10 @@ class ChatPrompt(msgspec.Struct, frozen=True, tag="chat", kw_only=True):
 
 
 class TokenPrompt(msgspec.Struct, frozen=True, tag="tokens"):
-    """Token ids, used as they are: no BOS is added."""
+    """Token ids, used as they are: no BOS is added. `param` is what the client called them."""
 
     token_ids: tuple[int, ...]
+    param: str = "prompt"
 
 
 Prompt = TextPrompt | ChatPrompt | TokenPrompt

@@ -15,7 +15,7 @@ from runtime.actors.actor import Ref
 from runtime.clock import Clock
 from runtime.config import Config
 from runtime.http.info import ServerInfo
-from runtime.http.middleware import answer_errors, answer_preflight, require_key, stamp
+from runtime.http.middleware import answer_errors, answer_preflight, check_expectation, require_key, stamp
 from runtime.http.replies import Replies
 from runtime.http.service import SERVICE, Service
 
@@ -49,6 +49,10 @@ def make_app(
         metrics=metrics,
     )
     for name in extensions.names(ENDPOINTS):
-        app.add_routes(extensions.load(ENDPOINTS, name).ROUTES)
+        app.add_routes(_with_expectation(route) for route in extensions.load(ENDPOINTS, name).ROUTES)
     app.on_response_prepare.append(stamp)
     return app
+
+
+def _with_expectation(route: web.RouteDef) -> web.RouteDef:
+    return web.RouteDef(route.method, route.path, route.handler, {**route.kwargs, "expect_handler": check_expectation})

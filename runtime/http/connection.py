@@ -7,6 +7,7 @@ its details go to the log only.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 from typing import Any
@@ -19,6 +20,7 @@ from runtime.http.responses import error_response
 log = logging.getLogger(__name__)
 
 KEEPALIVE_S = 75.0
+HEADERS_TIMEOUT_S = 30.0
 SHUTDOWN_S = 5.0
 LINGER_S = 1.0
 """How long the rest of a refused body is read, so that its sender gets to see the answer."""
@@ -27,9 +29,32 @@ MAX_HEADER_BYTES = 16 * 2**10
 
 
 class Connection(web.RequestHandler):
-    """One client's connection."""
+    """One client's connection. It is closed when the headers of a request take longer than `HEADERS_TIMEOUT_S` to arrive."""
 
-    __slots__ = ()
+    __slots__ = ("_patience",)
+
+    _patience: asyncio.TimerHandle | None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._patience = asyncio.get_running_loop().call_later(HEADERS_TIMEOUT_S, self.force_close)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        is_waiting_for_headers = self._current_request is None and not self._messages
+        if not is_waiting_for_headers:
+            self._stop_waiting()
+        elif self._patience is None:
+            self._patience = asyncio.get_running_loop().call_later(HEADERS_TIMEOUT_S, self.force_close)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def _stop_waiting(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
 
     def handle_error(
         self,

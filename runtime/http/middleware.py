@@ -31,13 +31,24 @@ async def stamp(request: web.Request, response: web.StreamResponse) -> None:
     """Put the headers that every response has on it, just before it is sent."""
     response.headers.update(CORS_HEADERS)
     response.headers["Server"] = "callboard"
-    response.headers["x-request-id"] = request[REQUEST_ID]
+    response.headers["x-request-id"] = _request_id(request)
+
+
+async def check_expectation(request: web.Request) -> web.StreamResponse | None:
+    """Before the body of a request that has an `Expect` header: ask for it, or refuse it unsent."""
+    if request.headers["Expect"].lower() != "100-continue":
+        return error_response(Failure(status=417, type=InvalidRequest.type, message="the Expect header must be 100-continue"))
+    if (request.content_length or 0) > request.client_max_size:
+        return error_response(BodyTooLarge(f"the body is larger than {request.client_max_size} bytes").failure)
+    assert request.transport is not None, "a connection that is gone has no handler"
+    request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    return None
 
 
 @web.middleware
 async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Outermost: give the request its id, and answer what ends it with the envelope."""
-    request[REQUEST_ID] = request.app[SERVICE].new_request_id()
+    _request_id(request)
     try:
         return await handler(request)
     except RequestError as error:
@@ -47,6 +58,13 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
         if "Allow" in error.headers:
             response.headers["Allow"] = error.headers["Allow"]
         return response
+
+
+def _request_id(request: web.Request) -> str:
+    """Given on first sight: a request that is refused before the middlewares needs one too."""
+    if REQUEST_ID not in request:
+        request[REQUEST_ID] = request.app[SERVICE].new_request_id()
+    return request[REQUEST_ID]
 
 
 @web.middleware

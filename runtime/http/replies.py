@@ -151,7 +151,7 @@ class Replies:
             async with asyncio.timeout(deadline_s):
                 await self._idle.wait()
         except TimeoutError:
-            return self._break_off(self._open.values(), "deadline", _draining)
+            return self._break_off(self._open.values(), "deadline", _cut)
         return 0
 
     def _check_admission(self) -> None:
@@ -237,6 +237,10 @@ class Replies:
 
 def _draining() -> Unavailable:
     return Unavailable("the server is shutting down and takes no new requests", code="draining", retry_after=RESTART_RETRY_S)
+
+
+def _cut() -> Unavailable:
+    return Unavailable("the server stopped before the request had ended", code="draining", retry_after=RESTART_RETRY_S)
 
 
 def _lost() -> Unavailable:

@@ -85,7 +85,8 @@ def penalize_repetition(row: Row, rules: SamplingRules, history: npt.NDArray[np.
         return
     ids = np.unique(history)
     logits = row[ids]
-    with np.errstate(over="ignore"):  # a tiny penalty makes huge logits, not infinite ones
+    # A tiny penalty makes huge logits, not infinite ones. Where a logit or the penalty is 0, `where` takes the other side.
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         row[ids] = np.where(logits > 0, np.minimum(logits / penalty, _LARGEST_FLOAT), logits * penalty)
 
 

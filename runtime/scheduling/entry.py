@@ -30,13 +30,21 @@ def granted_tokens(admit: Admit, limits: ExecutorLimits) -> int:
             param="prompt",
         )
     if wanted is None:
-        return min(context - num_prompt, pool - num_prompt + 1)
+        return _room(admit, min(context, pool + 1))
     if num_prompt + wanted > context:
         raise ContextLengthExceeded(
             f"prompt ({num_prompt} tokens) and max_new_tokens ({wanted}) exceed the context of {context} tokens",
             param="max_new_tokens",
         )
     return wanted
+
+
+def _room(admit: Admit, most: int) -> int:
+    """What is left of `most` tokens behind the prompt. Raises `InvalidRequest` if the client insists on more."""
+    room = most - len(admit.token_ids)
+    if admit.params.min_new_tokens > room:
+        raise InvalidRequest(f"min_new_tokens must not exceed the {room} tokens that are left", param="min_new_tokens")
+    return room
 
 
 class QueueLimit:

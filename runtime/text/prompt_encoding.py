@@ -91,7 +91,7 @@ class PromptEncoding:
 
 def param_of(prompt: Prompt) -> str:
     """What the prompt is called in a request."""
-    return "messages" if isinstance(prompt, ChatPrompt) else "prompt"
+    return "messages" if isinstance(prompt, ChatPrompt) else prompt.param
 
 
 def num_chars(prompt: Prompt) -> int:

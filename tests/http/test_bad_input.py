@@ -57,6 +57,8 @@ NAMED: list[tuple[str, dict[str, Any], str | None]] = [
     (GENERATE, {"input_ids": [[1], 2]}, "input_ids[1]"),
     (GENERATE, {"text": None, "input_ids": [True]}, "input_ids[0]"),
     (COMPLETIONS, {"prompt": None}, "prompt"),
+    (COMPLETIONS, {"rid": "x" * 257}, "rid"),
+    (COMPLETIONS, {"priority": 2**63}, "priority"),
     (COMPLETIONS, {"prompt": {}}, "prompt"),
     (COMPLETIONS, {"prompt": [True]}, "prompt[0]"),
     (COMPLETIONS, {"prompt": [1.0]}, "prompt[0]"),

@@ -11,6 +11,7 @@ import pytest
 from aiohttp import web
 
 from runtime.errors import StartError
+from runtime.http import connection
 from runtime.http.connection import check_address, serve
 from runtime.http.endpoints import health
 from runtime.http.progress import STALL_S, Progress
@@ -177,6 +178,36 @@ def test_a_slow_upload_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
         answer = await raw(door, b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
         assert answer.startswith(b"HTTP/1.1 408 ")
         await door.assert_unharmed()
+
+    run(test)
+
+
+def test_headers_that_never_end_close_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "HEADERS_TIMEOUT_S", 0.05)
+
+    async def test(door: Door) -> None:
+        for begun in (b"", b"POST /generate HTTP/1.1\r\nHost: x\r\nX-a: "):
+            assert await raw(door, begun) == b""
+        async with door.session.get(door.url + "/livez") as response:
+            assert response.status == 200
+        whole = await door.generate("a", 3)
+        assert whole.status == 200
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("expectation", "length", "status"),
+    [("foo", 2, b"417"), ("100-continue", 2**40, b"413"), ("100-continue", 2, b"100")],
+)
+def test_expectations_are_answered_before_the_body(expectation: str, length: int, status: bytes) -> None:
+    async def test(door: Door) -> None:
+        fields = ["Host: x", "Connection: close", f"Expect: {expectation}", f"Content-Length: {length}"]
+        head = "\r\n".join(["POST /generate HTTP/1.1", *fields, "", ""])
+        answer = await raw(door, head.encode() + (b"{}" if status == b"100" else b""))
+        assert answer.startswith(b"HTTP/1.1 " + status)
+        assert b'"error"' in answer
+        assert b"x-request-id" in answer
 
     run(test)
 

@@ -22,6 +22,13 @@ def test_without_a_count_a_small_pool_is_filled() -> None:
     assert granted_tokens(make_admit(1, range(10), max_new_tokens=None), limits) == 7  # the last needs no place
 
 
+def test_no_more_can_be_insisted_on_than_fits() -> None:
+    assert granted_tokens(make_admit(1, range(13), max_new_tokens=None, min_new_tokens=7), LIMITS) == 7
+    with pytest.raises(InvalidRequest, match="7 tokens") as refusal:
+        granted_tokens(make_admit(1, range(13), max_new_tokens=None, min_new_tokens=8), LIMITS)
+    assert refusal.value.failure.param == "min_new_tokens"
+
+
 def test_an_empty_prompt_is_refused() -> None:
     with pytest.raises(InvalidRequest):
         granted_tokens(make_admit(1, []), LIMITS)

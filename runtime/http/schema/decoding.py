@@ -10,7 +10,7 @@ import contextlib
 import gc
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
@@ -23,6 +23,10 @@ _PLACE = re.compile(r"^(?P<what>.*?)(?: - at (?:`key` in )?`\$\.?(?P<path>.*?)(?
 _FIELD = re.compile(r"(?:unknown|required) field `(?P<name>.*)`$", re.DOTALL)
 _BYTE = re.compile(r"\(byte (\d+)\)$")
 _KEY_BEFORE = re.compile(rb'"(\w{1,64})"\s*:\s*-?$')
+
+Label = Annotated[str, msgspec.Meta(max_length=256)]
+"""A client's own name for a request: echoed, never a key."""
+Priority = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
 Unread = msgspec.Raw
 """The type of fields that are accepted and not looked at: values are not built for them, however large they are."""

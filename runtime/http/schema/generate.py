@@ -11,7 +11,7 @@ from runtime.errors import InvalidRequest
 from runtime.http.generation import Generation
 from runtime.http.info import ServerInfo
 from runtime.http.schema.choices import Caller, check_num_choices, choices_of
-from runtime.http.schema.decoding import UNREAD, Unread, refuse
+from runtime.http.schema.decoding import UNREAD, Label, Priority, Unread, refuse
 from runtime.http.schema.prompts import check_num_sequences, parse_prompts
 from runtime.http.schema.sampling import SamplingFields, check_options, sampling_params_of, text_options_of
 from runtime.params import Prompt
@@ -79,9 +79,9 @@ class GenerateRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     text: str | list[str] | None = None
     input_ids: list[int | list[int]] | None = None
     sampling_params: NativeSampling | list[NativeSampling] | None = None
-    rid: str | list[str] | None = None
+    rid: Label | list[Label] | None = None
     stream: bool | None = None
-    priority: int | None = None
+    priority: Priority | None = None
     log_metrics: bool | None = None
 
     image_data: Unread = UNREAD

@@ -9,7 +9,7 @@ import msgspec
 from runtime.errors import InvalidRequest, NotFound
 from runtime.http.info import ServerInfo
 from runtime.http.schema.choices import check_num_choices
-from runtime.http.schema.decoding import UNREAD, Unread
+from runtime.http.schema.decoding import UNREAD, Label, Priority, Unread
 from runtime.http.schema.sampling import SamplingFields, check_options, sampling_params_of, text_options_of
 from runtime.params import SamplingParams, TextOptions
 
@@ -49,8 +49,8 @@ class OpenAiRequest(SamplingFields, kw_only=True, forbid_unknown_fields=True):
     seed: int | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    priority: int | None = None
-    rid: str | None = None
+    priority: Priority | None = None
+    rid: Label | None = None
 
     regex: Unread = UNREAD
     ebnf: Unread = UNREAD

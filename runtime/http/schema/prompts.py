@@ -49,7 +49,7 @@ def _parse_item(item: str | int | list[int], param: str, info: ServerInfo) -> Pr
 def _text_prompt(text: str, param: str) -> TextPrompt:
     if not text:
         raise InvalidRequest(f"{param} must not be empty", param=param)
-    return TextPrompt(text)
+    return TextPrompt(text, param)
 
 
 def _token_prompt(items: Sequence[str | int | list[int]], param: str, info: ServerInfo) -> TokenPrompt:
@@ -63,4 +63,4 @@ def _token_prompt(items: Sequence[str | int | list[int]], param: str, info: Serv
     if len(token_ids) != len(items):
         raise InvalidRequest(f"{param} mixes token ids with whole prompts", param=param)
     check_token_ids(token_ids, param, info)
-    return TokenPrompt(token_ids)
+    return TokenPrompt(token_ids, param)
