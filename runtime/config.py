@@ -73,7 +73,7 @@ class SchedulerConfig(Section, frozen=True, kw_only=True):
         int | None, flag("most sequences in a step; by default 256, or what the cache can hold")
     ] = None
     max_queued_requests: Annotated[int | None, flag("most waiting requests before new ones get 503; by default 1024")] = None
-    chunked_prefill_size: Annotated[int, flag("token budget of a step, shared by prefill and decode; -1 is no limit")] = 512
+    chunked_prefill_size: Annotated[int, flag("token budget of a step, shared by prefill and decode; -1 is no limit")] = 256
     disable_overlap_schedule: Annotated[bool, flag("plan a step only after the one before has finished")] = False
     random_seed: Annotated[int | None, flag("seed from which requests without one get theirs; by default a new one")] = None
     watchdog_timeout: Annotated[float, flag("seconds without progress after which the engine is declared lost")] = 300.0
