@@ -29,8 +29,9 @@ def main() -> None:
     options = _parser().parse_args()
     checkpoint = open_checkpoint(ModelConfig(model_path=options.model_path))
     texts = list(_token_ids(checkpoint, options.data, options.limit))
-    ours = _perplexity(_our_logits(load_model(checkpoint, dtype=options.dtype)), texts)
-    print(f"callboard, --dtype {options.dtype}: {ours:.4f}")
+    model = load_model(checkpoint, dtype=options.dtype, activation_bits=options.activation_bits)
+    ours = _perplexity(_our_logits(model), texts)
+    print(f"callboard, --dtype {options.dtype} --activation-bits {options.activation_bits}: {ours:.4f}")
     if options.transformers:
         theirs = _perplexity(_their_logits(options.transformers), texts)
         print(f"transformers, bfloat16: {theirs:.4f}")
@@ -42,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, required=True, help="gsm8k.jsonl: a question and an answer per line")
     parser.add_argument("--model-path")
     parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--activation-bits", choices=("8", "16", "mixed"), default="mixed")
     parser.add_argument("--limit", type=int, default=100, help="texts to read")
     parser.add_argument("--transformers", type=Path, help="the same model as a Hugging Face folder")
     return parser
