@@ -74,8 +74,9 @@ def test_two_thousand_requests_with_random_aborts(server: ServerProcess) -> None
             assert after["num_free_pages"] + after["num_cached_pages"] == after["num_pages"] == before["num_pages"]
         # Sockets of our own closed connections go with the next turn of the server's loop.
         async with GenerateClient(server.url) as client:
-            await client.pool()
+            final = await client.pool()
             assert process.num_fds() <= num_fds + 2
+            assert final["num_tasks"] <= before["num_tasks"] + 2  # our own connections, open and just closed
 
     asyncio.run(run())
 

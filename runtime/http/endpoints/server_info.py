@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import msgspec
@@ -33,8 +34,12 @@ async def _counters(service: Service) -> dict[str, Any]:
     """Of the scheduler, the page pool and the table of replies; one such dict per data-parallel rank, of which there is one."""
     scheduler = await service.ask(service.scheduler, Probe())
     pool = await service.ask(service.cache, InspectPool())
-    replies = {"num_open_requests": service.replies.num_open, "num_late_rows": service.replies.num_late_rows}
-    return msgspec.structs.asdict(scheduler) | msgspec.structs.asdict(pool) | replies
+    door = {
+        "num_open_requests": service.replies.num_open,
+        "num_late_rows": service.replies.num_late_rows,
+        "num_tasks": len(asyncio.all_tasks()),
+    }
+    return msgspec.structs.asdict(scheduler) | msgspec.structs.asdict(pool) | door
 
 
 ROUTES = (web.get("/get_server_info", server_info), web.get("/server_info", server_info))
