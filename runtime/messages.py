@@ -10,12 +10,12 @@ The pipeline:  Http → Tokenizer → Scheduler ⇄ Cache, Scheduler ⇄ executo
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
 from runtime.errors import Failure
-from runtime.params import GrammarSpec, Prompt, SamplingParams, TextOptions
+from runtime.params import GrammarSpec, LogprobOptions, Prompt, SamplingParams, TextOptions
 
 
 class Message(msgspec.Struct, frozen=True, tag=True):
@@ -34,6 +34,8 @@ class Tokenize(Message, frozen=True, kw_only=True):
     params: SamplingParams
     text: TextOptions
     grammar: GrammarSpec | None = None
+    logprobs: LogprobOptions | None = None
+    returns_hidden_states: bool = False
     priority: int = 0
     arrived: float = 0.0
     """Seconds on the monotonic clock."""
@@ -47,6 +49,8 @@ class Admit(Message, frozen=True, kw_only=True):
     params: SamplingParams
     text: TextOptions
     grammar_key: str | None = None
+    logprobs: LogprobOptions | None = None
+    returns_hidden_states: bool = False
     priority: int = 0
     arrived: float = 0.0
 
@@ -209,6 +213,10 @@ class SlotOpen(msgspec.Struct, frozen=True, kw_only=True):
     params: SamplingParams
     masked_token_ids: tuple[int, ...] = ()
     """Ids that may not be sampled while fewer than `params.min_new_tokens` tokens are generated."""
+    grammar_key: str | None = None
+    """The compiled grammar that the executor finds in the store which it shares with the Grammar actor."""
+    logprobs: LogprobOptions | None = None
+    returns_hidden_states: bool = False
 
 
 class StepRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -240,11 +248,43 @@ INVALID_TOKEN = -1
 """Stands in `StepDone.token_ids` for a row whose logits were not finite: that request alone fails."""
 
 
+class TokenLogprobs(msgspec.Struct, frozen=True):
+    """Log probabilities of successive tokens; `top` and `chosen` have one entry per token, or none if nobody asked."""
+
+    token_ids: tuple[int, ...]
+    values: tuple[float | None, ...]
+    """None for the first token of a prompt, here and instead of its entries in `top` and `chosen`."""
+    top: tuple[tuple[tuple[int, float], ...] | None, ...] = ()
+    """(token id, log probability), the likeliest first."""
+    chosen: tuple[tuple[tuple[int, float], ...] | None, ...] = ()
+    """Of `LogprobOptions.token_ids`, in their order."""
+
+
+class RowExtra(msgspec.Struct, frozen=True, kw_only=True):
+    """What a row of a step brings beside its token. Most rows have none."""
+
+    row: int
+    """Index into the plan's rows."""
+    logprobs: TokenLogprobs | None = None
+    """Of the sampled token."""
+    prompt_logprobs: TokenLogprobs | None = None
+    """Of the prompt tokens that this row's logits are about, in order; rows of one prompt follow each other without a gap."""
+    hidden_states: tuple[tuple[float, ...], ...] | None = None
+    """[tokens of the row][hidden]: the last layer's normed output."""
+    forced_ids: tuple[int, ...] = ()
+    """Tokens that the grammar leaves no choice about, after the sampled one. The executor has appended them to the slot."""
+    is_complete: bool = False
+    """The grammar allows nothing more: the sequence ends here."""
+    failure: Failure | None = None
+    """This request alone fails, for example because its logit processor raised."""
+
+
 class StepDone(Message, frozen=True, kw_only=True):
     """Executor → Scheduler: sampled ids, in the order of the plan's rows with `sample` set."""
 
     step_id: int
     token_ids: tuple[int, ...]
+    extras: tuple[RowExtra, ...] = ()
     device_us: int = 0
     """Time inside the model's forward pass and the sampler."""
     host_us: int = 0
@@ -289,6 +329,10 @@ class TokenRow(msgspec.Struct, frozen=True):
     request_id: int
     token_ids: tuple[int, ...]
     finish: Finish | None = None
+    logprobs: TokenLogprobs | None = None
+    """One entry per id of `token_ids`."""
+    prompt_logprobs: TokenLogprobs | None = None
+    hidden_states: tuple[tuple[float, ...], ...] | None = None
 
 
 class TokenBatch(Message, frozen=True, kw_only=True):
@@ -312,6 +356,13 @@ class TextRow(msgspec.Struct, frozen=True, kw_only=True):
     num_prompt_tokens: int
     num_cached_tokens: int
     finish: Finish | None = None
+    logprobs: TokenLogprobs | None = None
+    """One entry per id of `token_ids`."""
+    prompt_logprobs: TokenLogprobs | None = None
+    """Once, on the first row, for all prompt tokens that were asked for."""
+    token_texts: dict[int, bytes] = {}
+    """The bytes of every token id that the log probabilities name."""
+    hidden_states: tuple[tuple[float, ...], ...] | None = None
 
 
 class TextBatch(Message, frozen=True, kw_only=True):
@@ -418,3 +469,86 @@ class CacheFlushed(Message, frozen=True, kw_only=True):
     num_freed_pages: int
     num_leases: int
     """Requests that still hold pages; the cache is empty only if this is 0."""
+
+
+class Done(Message, frozen=True, kw_only=True):
+    """Answers a command that worked; `value` is what the command promises, None for most."""
+
+    value: Any = None
+
+
+class Refused(Message, frozen=True, kw_only=True):
+    """Answers a command that did not. Nothing has changed."""
+
+    failure: Failure
+
+
+PauseMode = Literal["abort", "retract", "in_place"]
+
+
+class PauseGeneration(Message, frozen=True, kw_only=True):
+    """ask Scheduler: plan no more steps. Running requests are aborted, or give their pages back, or keep them."""
+
+    mode: PauseMode = "abort"
+
+
+class ContinueGeneration(Message, frozen=True, kw_only=True):
+    """ask Scheduler: end of a pause."""
+
+
+class UpdateWeights(Message, frozen=True, kw_only=True):
+    """ask Scheduler: let running requests end, admit none meanwhile, load weights of the same shapes, flush the cache.
+
+    Refused if the files are missing or do not fit: the old weights go on serving.
+    """
+
+    model_path: str
+    load_format: str | None = None
+    aborts_all: bool = False
+    """Abort what runs instead of waiting for it."""
+
+
+class ReadWeights(Message, frozen=True, kw_only=True):
+    """ask Scheduler: the first `truncate_size` rows of a parameter, by its name in the checkpoint.
+
+    `Done.value`: nested lists of floats.
+    """
+
+    name: str
+    truncate_size: int = 100
+
+
+class ReleaseMemory(Message, frozen=True, kw_only=True):
+    """ask Scheduler: give the memory of idle weights and KV cache back. Refused while requests are open."""
+
+    tags: tuple[Literal["weights", "kv_cache"], ...] = ("weights", "kv_cache")
+
+
+class ResumeMemory(Message, frozen=True, kw_only=True):
+    """ask Scheduler: take it again; requests that came meanwhile have waited."""
+
+    tags: tuple[Literal["weights", "kv_cache"], ...] = ("weights", "kv_cache")
+
+
+class StartProfile(Message, frozen=True, kw_only=True):
+    """ask Scheduler: record the executor's operators. `num_steps` None: until `StopProfile`."""
+
+    output_dir: str
+    num_steps: int | None = None
+
+
+class StopProfile(Message, frozen=True, kw_only=True):
+    """ask Scheduler: write the trace, in Chrome's trace format. `Done.value`: its path."""
+
+
+EngineCommand = (
+    PauseGeneration
+    | ContinueGeneration
+    | UpdateWeights
+    | ReadWeights
+    | ReleaseMemory
+    | ResumeMemory
+    | StartProfile
+    | StopProfile
+)
+"""Each is answered by `Done` or `Refused`."""

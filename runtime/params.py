@@ -43,6 +43,9 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     seed: int = 0
+    logit_processor: str | None = None
+    """Name of a class that the operator loaded at start; `custom_params` is what the client wants to tell it."""
+    custom_params: dict[str, Any] | None = None
 
     @property
     def is_greedy(self) -> bool:
@@ -116,6 +119,20 @@ class TokenPrompt(msgspec.Struct, frozen=True, tag="tokens"):
 
 
 Prompt = TextPrompt | ChatPrompt | TokenPrompt
+
+
+class LogprobOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """Which log probabilities come with the tokens: natural logarithms of the softmax of the model's own logits.
+
+    `prompt_start` None: of output tokens only; else also of the prompt's tokens from that position on. The one at position 0
+    has none, since nothing precedes it.
+    """
+
+    num_top: int = 0
+    """How many of the likeliest tokens at each position."""
+    token_ids: tuple[int, ...] = ()
+    """These tokens too, at each position."""
+    prompt_start: int | None = None
 
 
 class GrammarSpec(msgspec.Struct, frozen=True):

@@ -67,16 +67,7 @@ class Bundle:
         self.cancel()
 
     def _submit(self, replies: Replies, generation: Generation) -> Reply:
-        return replies.submit(
-            generation.prompt,
-            generation.params,
-            generation.text,
-            priority=generation.priority,
-            is_streaming=self.bell.min_tokens != WHOLE,
-            is_counted=generation.is_counted,
-            label=generation.label,
-            bell=self.bell,
-        )
+        return replies.submit(generation, is_streaming=self.bell.min_tokens != WHOLE, bell=self.bell)
 
     def outcome(self) -> str:
         """For the log: how each reply ended and what it used."""

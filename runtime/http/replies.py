@@ -19,9 +19,9 @@ from runtime.actors.mailbox import MailboxFull
 from runtime.clock import Clock
 from runtime.errors import DeadlineExceeded, Overloaded, RequestError, Unavailable
 from runtime.http.failure import error_of
+from runtime.http.generation import Generation
 from runtime.http.reply import Bell, Reply
 from runtime.messages import Abort, AbortCause, RequestFailed, RequestStats, TextBatch, Tokenize
-from runtime.params import GrammarSpec, Prompt, SamplingParams, TextOptions
 
 log = logging.getLogger(__name__)
 
@@ -68,29 +68,25 @@ class Replies:
 
     def submit(
         self,
-        prompt: Prompt,
-        params: SamplingParams,
-        text: TextOptions,
+        generation: Generation,
         *,
-        grammar: GrammarSpec | None = None,
-        priority: int = 0,
         is_streaming: bool = False,
-        is_counted: bool = True,
-        label: str = "",
         bell: Bell | None = None,
     ) -> Reply:
         """Send a sequence on its way. Raises `Unavailable` while draining and `Overloaded` when `max_open` are open.
 
-        `is_counted` False leaves it out of the metrics; `bell` is shared by replies that one task reads.
+        `bell` is shared by replies that one task reads.
         """
         self._check_admission()
         message = Tokenize(
             request_id=next(self._request_ids),
-            prompt=prompt,
-            params=params,
-            text=text,
-            grammar=grammar,
-            priority=priority,
+            prompt=generation.prompt,
+            params=generation.params,
+            text=generation.text,
+            grammar=generation.grammar,
+            logprobs=generation.logprobs,
+            returns_hidden_states=generation.returns_hidden_states,
+            priority=generation.priority,
             arrived=self._clock.monotonic(),
         )
         self._send(message)
@@ -99,9 +95,9 @@ class Replies:
             bell or Bell(),
             self._cancel,
             arrived=message.arrived,
-            label=label,
+            label=generation.label,
             is_streaming=is_streaming,
-            is_counted=is_counted,
+            is_counted=generation.is_counted,
         )
         self._enter(reply)
         return reply

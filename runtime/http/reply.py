@@ -7,7 +7,7 @@ from collections.abc import Callable
 from itertools import chain
 
 from runtime.errors import RequestError
-from runtime.messages import AbortCause, Finish, TextRow
+from runtime.messages import AbortCause, Finish, TextRow, TokenLogprobs
 
 
 class Bell:
@@ -159,7 +159,28 @@ def joined(rows: list[TextRow]) -> TextRow:
         num_prompt_tokens=last.num_prompt_tokens,
         num_cached_tokens=last.num_cached_tokens,
         finish=last.finish,
+        logprobs=_joined_logprobs([row.logprobs for row in rows]),
+        prompt_logprobs=_joined_logprobs([row.prompt_logprobs for row in rows]),
+        token_texts={token_id: text for row in rows for token_id, text in row.token_texts.items()},
+        hidden_states=_joined_states([row.hidden_states for row in rows]),
     )
+
+
+def _joined_logprobs(parts: list[TokenLogprobs | None]) -> TokenLogprobs | None:
+    known = [part for part in parts if part is not None]
+    if not known:
+        return None
+    return TokenLogprobs(
+        token_ids=tuple(chain.from_iterable(part.token_ids for part in known)),
+        values=tuple(chain.from_iterable(part.values for part in known)),
+        top=tuple(chain.from_iterable(part.top for part in known)),
+        chosen=tuple(chain.from_iterable(part.chosen for part in known)),
+    )
+
+
+def _joined_states(parts: list[tuple[tuple[float, ...], ...] | None]) -> tuple[tuple[float, ...], ...] | None:
+    known = [part for part in parts if part is not None]
+    return tuple(chain.from_iterable(known)) if known else None
 
 
 def _nothing(request_id: int) -> TextRow:

@@ -81,6 +81,8 @@ class Tokenizer(Actor):
                 params=message.params,
                 text=message.text,
                 grammar_key=grammar_key,
+                logprobs=message.logprobs,
+                returns_hidden_states=message.returns_hidden_states,
                 priority=message.priority,
                 arrived=message.arrived,
             )

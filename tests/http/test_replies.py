@@ -10,6 +10,7 @@ import pytest
 from runtime.actors.actor import Ref
 from runtime.actors.mailbox import Mailbox
 from runtime.errors import ContextLengthExceeded, DeadlineExceeded, InternalError, Overloaded, RequestError, Unavailable
+from runtime.http.generation import Generation
 from runtime.http.replies import Replies
 from runtime.http.reply import Bell, Reply
 from runtime.http.server import Http
@@ -55,8 +56,9 @@ class Table:
         )
         self.http = Http(self.replies)
 
-    def submit(self, **options: object) -> Reply:
-        return self.replies.submit(TextPrompt("hello"), SamplingParams(), TextOptions(), **options)  # type: ignore[arg-type]
+    def submit(self, *, is_streaming: bool = False, bell: Bell | None = None, **options: object) -> Reply:
+        generation = Generation(prompt=TextPrompt("hello"), params=SamplingParams(), text=TextOptions(), **options)  # type: ignore[arg-type]
+        return self.replies.submit(generation, is_streaming=is_streaming, bell=bell)
 
     def text(self, reply: Reply, text: str, *, num_tokens: int = 1, finish: Finish | None = None) -> None:
         row = TextRow(

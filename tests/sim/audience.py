@@ -76,8 +76,10 @@ class Client:
         script = self._script
         del self.seats[1:]
         try:
-            reply = self._replies.submit(script.prompt, script.params[0], script.text, grammar=grammar, label=self._label)
-            async for row in reply:
+            generation = Generation(
+                prompt=script.prompt, params=script.params[0], text=script.text, grammar=grammar, label=self._label
+            )
+            async for row in self._replies.submit(generation):
                 self._note(self.seats[0], row)
         except RequestError as error:
             self._end_all("failed", error)
