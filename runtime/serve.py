@@ -11,28 +11,21 @@ import logging
 import signal
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
-from pathlib import Path
-from random import Random, SystemRandom
+from random import Random
 
-import msgspec
 import uvloop
 
 from runtime import command_line
 from runtime.actors.journal import Journal
 from runtime.actors.supervisor import Supervisor
-from runtime.assembly import CACHE, HTTP, METRICS, SCHEDULER, SUPERVISOR, Assembly, Parts
-from runtime.clock import Clock, SystemClock
-from runtime.config import Config, to_flat
-from runtime.errors import CallboardError, LoadError
+from runtime.assembly import CACHE, HTTP, METRICS, SCHEDULER, SUPERVISOR, Assembly
+from runtime.config import Config
+from runtime.errors import CallboardError
 from runtime.http.app import make_app
 from runtime.http.connection import check_address, serve
-from runtime.http.info import ServerInfo
 from runtime.loading.checkpoint import Checkpoint, open_checkpoint
-from runtime.loading.vocabulary import Vocabulary
-from runtime.metrics.registry import Registry
 from runtime.scheduling.policy import load_policy
-from runtime.text.chat_template import ChatTemplate
+from runtime.startup import make_parts, server_info, with_seed
 from runtime.watchdog import watch
 
 log = logging.getLogger("callboard")
@@ -46,7 +39,7 @@ SWITCH_INTERVAL_S = 0.0005
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the server until it is told to stop."""
     try:
-        config = _with_seed(command_line.parse(sys.argv[1:] if arguments is None else arguments))
+        config = with_seed(command_line.parse(sys.argv[1:] if arguments is None else arguments))
         _set_up_logging(config.metrics.log_level)
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         uvloop.run(_run(config))
@@ -61,7 +54,7 @@ async def _run(config: Config) -> None:
     check_address(config.http.host, config.http.port)  # before the model is loaded, which takes longer
     load_policy(config.scheduler.schedule_policy, Random(0))
     checkpoint = open_checkpoint(config.model)
-    parts = _make_parts(config, checkpoint)
+    parts = make_parts(config, checkpoint)
     journal = Journal(parts.clock)
     assembly = Assembly(parts, Supervisor(parts.clock, observe=journal))
     await assembly.supervisor.start()
@@ -72,41 +65,13 @@ async def _run(config: Config) -> None:
         parts.executor.stop()
 
 
-def _make_parts(config: Config, checkpoint: Checkpoint) -> Parts:
-    from runtime.executor.build import build_executor  # PyTorch takes seconds to import: not before a flag can be wrong
-
-    clock = SystemClock()
-    vocabulary = checkpoint.vocabulary()
-    executor = build_executor(config, checkpoint)
-    executor.warm_up()
-    return Parts(
-        config=config,
-        executor=executor,
-        vocabulary=vocabulary,
-        chat_template=_chat_template(config.model.chat_template, vocabulary, clock),
-        registry=Registry(_served_name(config)),
-        clock=clock,
-    )
-
-
-def _chat_template(file: str | None, vocabulary: Vocabulary, clock: Clock) -> ChatTemplate | None:
-    """The operator's template, else the model's own, if there is one. Raises `LoadError`."""
-    source = vocabulary.chat_template
-    if file is not None:
-        try:
-            source = Path(file).read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:
-            raise LoadError(f"the chat template {file} can not be read: {error}") from None
-    return None if source is None else ChatTemplate(source, vocabulary.special_tokens, clock)
-
-
 async def _serve(assembly: Assembly, checkpoint: Checkpoint, journal: Journal) -> None:
     """From the open port to the last answer."""
     config, clock = assembly.parts.config, assembly.parts.clock
     app = make_app(
         assembly.replies,
         config,
-        _server_info(assembly.parts, checkpoint),
+        server_info(assembly.parts, checkpoint),
         clock=clock,
         seeds=Random(config.scheduler.random_seed),
         scheduler=assembly.ref(HTTP, SCHEDULER),
@@ -167,34 +132,6 @@ async def _drain_at_signal(assembly: Assembly, signals: Signals) -> None:
         drained.cancel()
         drained = asyncio.create_task(assembly.replies.wait_idle(0))
     log.info("stopped; %d requests were cut", await drained)
-
-
-def _server_info(parts: Parts, checkpoint: Checkpoint) -> ServerInfo:
-    limits, model = parts.executor.limits, parts.config.model
-    return ServerInfo(
-        model_path=model.model_path or checkpoint.name,
-        tokenizer_path=model.tokenizer_path or str(checkpoint.path),
-        served_model_name=_served_name(parts.config),
-        context_length=limits.context_length,
-        vocab_size=limits.vocab_size,
-        max_total_num_tokens=limits.num_pages * limits.page_size,
-        version=version("callboard"),
-        started_at=int(parts.clock.wall()),
-        flags=to_flat(parts.config),
-    )
-
-
-def _served_name(config: Config) -> str:
-    assert config.model.served_model_name is not None, "resolve() fills it in"
-    return config.model.served_model_name
-
-
-def _with_seed(config: Config) -> Config:
-    """The one place where chance enters; from here on it is a seed."""
-    if config.scheduler.random_seed is not None:
-        return config
-    scheduler = msgspec.structs.replace(config.scheduler, random_seed=SystemRandom().getrandbits(32))
-    return msgspec.structs.replace(config, scheduler=scheduler)
 
 
 def _set_up_logging(level: str) -> None:

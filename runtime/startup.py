@@ -1,0 +1,77 @@
+"""From a configuration to the parts that the actors are made of: shared by the server and the offline engine."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+from random import SystemRandom
+
+import msgspec
+
+from runtime.assembly import Parts
+from runtime.clock import Clock, SystemClock
+from runtime.config import Config, to_flat
+from runtime.errors import LoadError
+from runtime.http.info import ServerInfo
+from runtime.loading.checkpoint import Checkpoint
+from runtime.loading.vocabulary import Vocabulary
+from runtime.metrics.registry import Registry
+from runtime.text.chat_template import ChatTemplate
+
+
+def make_parts(config: Config, checkpoint: Checkpoint) -> Parts:
+    """Load the model and warm it up. Raises `LoadError`, `ConfigError` and `EngineError`."""
+    from runtime.executor.build import build_executor  # PyTorch takes seconds to import: not before a flag can be wrong
+
+    clock = SystemClock()
+    vocabulary = checkpoint.vocabulary()
+    executor = build_executor(config, checkpoint)
+    executor.warm_up()
+    return Parts(
+        config=config,
+        executor=executor,
+        vocabulary=vocabulary,
+        chat_template=_chat_template(config.model.chat_template, vocabulary, clock),
+        registry=Registry(_served_name(config)),
+        clock=clock,
+    )
+
+
+def _chat_template(file: str | None, vocabulary: Vocabulary, clock: Clock) -> ChatTemplate | None:
+    """The operator's template, else the model's own, if there is one. Raises `LoadError`."""
+    source = vocabulary.chat_template
+    if file is not None:
+        try:
+            source = Path(file).read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise LoadError(f"the chat template {file} can not be read: {error}") from None
+    return None if source is None else ChatTemplate(source, vocabulary.special_tokens, clock)
+
+
+def server_info(parts: Parts, checkpoint: Checkpoint) -> ServerInfo:
+    """What `/get_server_info` and the checks at the door need to know."""
+    limits, model = parts.executor.limits, parts.config.model
+    return ServerInfo(
+        model_path=model.model_path or checkpoint.name,
+        tokenizer_path=model.tokenizer_path or str(checkpoint.path),
+        served_model_name=_served_name(parts.config),
+        context_length=limits.context_length,
+        vocab_size=limits.vocab_size,
+        max_total_num_tokens=limits.num_pages * limits.page_size,
+        version=version("callboard"),
+        started_at=int(parts.clock.wall()),
+        flags=to_flat(parts.config),
+    )
+
+
+def _served_name(config: Config) -> str:
+    assert config.model.served_model_name is not None, "resolve() fills it in"
+    return config.model.served_model_name
+
+
+def with_seed(config: Config) -> Config:
+    """The one place where chance enters; from here on it is a seed."""
+    if config.scheduler.random_seed is not None:
+        return config
+    scheduler = msgspec.structs.replace(config.scheduler, random_seed=SystemRandom().getrandbits(32))
+    return msgspec.structs.replace(config, scheduler=scheduler)
