@@ -7,7 +7,8 @@ A field `num_threads: Annotated[int, flag("…")]` becomes `--num-threads`; name
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, get_type_hints
 
 import msgspec
 
@@ -166,6 +167,33 @@ def _check_override(source: str) -> None:
         msgspec.json.decode(source, type=dict[str, Any])
     except msgspec.MsgspecError as error:
         raise ConfigError(f"--json-model-override-args must be a JSON object: {error}") from None
+
+
+def from_flat(values: Mapping[str, Any]) -> Config:
+    """The resolved configuration from leaves by field name or alias, as `to_flat` gives them back.
+
+    Raises `ConfigError` on an unknown name, a value of another type or one that is not possible.
+    """
+    places = {name: place for section in msgspec.structs.fields(Config) for name, place in _places(section.name, section.type)}
+    tree: dict[str, dict[str, Any]] = {}
+    for name, value in values.items():
+        if name not in places:
+            raise ConfigError(f"there is no option {name!r}; `python -m runtime.serve --help` lists them")
+        section_name, field = places[name]
+        tree.setdefault(section_name, {})[field] = value
+    try:
+        return resolve(msgspec.convert(tree, Config))
+    except msgspec.ValidationError as error:
+        raise ConfigError(str(error)) from None
+
+
+def _places(section_name: str, section: type[Section]) -> Iterator[tuple[str, tuple[str, str]]]:
+    """For each name of each leaf, aliases too, as Python spells them: the section and field that it stands for."""
+    for field, hint in get_type_hints(section, include_extras=True).items():
+        (meta,) = hint.__metadata__
+        yield field, (section_name, field)
+        for alias in meta.extra["aliases"]:
+            yield alias.removeprefix("--").replace("-", "_"), (section_name, field)
 
 
 def to_flat(config: Config) -> dict[str, Any]:

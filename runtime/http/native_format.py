@@ -28,6 +28,10 @@ class NativeFormat:
         return results if self._is_batch else results[0]
 
     def of_row(self, index: int, row: TextRow) -> bytes:
+        return b"data: " + orjson.dumps(self.event(index, row)) + b"\n\n"
+
+    def event(self, index: int, row: TextRow) -> dict[str, Any]:
+        """What a stream says when `row` has come."""
         before = self._so_far.get(index)
         if before is not None:
             row = msgspec.structs.replace(row, text=before.text + row.text, token_ids=before.token_ids + row.token_ids)
@@ -35,7 +39,7 @@ class NativeFormat:
         result = self._result(index, row)
         if self._is_batch:
             result["index"] = index
-        return b"data: " + orjson.dumps(result) + b"\n\n"
+        return result
 
     def at_end(self) -> bytes:
         return b""

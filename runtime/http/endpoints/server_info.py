@@ -14,7 +14,11 @@ from runtime.messages import InspectPool, Probe
 
 
 async def server_info(request: web.Request) -> web.Response:
-    service = request.app[SERVICE]
+    return json_response(await server_facts(request.app[SERVICE]))
+
+
+async def server_facts(service: Service) -> dict[str, Any]:
+    """Everything that clients, dashboards and tests may want to know, flat."""
     info = service.info
     facts = {
         "status": "draining" if service.replies.is_draining else "ready",
@@ -27,7 +31,7 @@ async def server_info(request: web.Request) -> web.Response:
         "context_length": info.context_length,
         "internal_states": [await _counters(service)],
     }
-    return json_response(info.flags | facts)
+    return info.flags | facts
 
 
 async def _counters(service: Service) -> dict[str, Any]:
