@@ -18,7 +18,7 @@ import uvloop
 from runtime import command_line
 from runtime.actors.journal import Journal
 from runtime.actors.supervisor import Supervisor
-from runtime.assembly import CACHE, HTTP, METRICS, SCHEDULER, SUPERVISOR, Assembly
+from runtime.assembly import CACHE, HTTP, METRICS, SCHEDULER, SUPERVISOR, Assembly, Parts
 from runtime.config import Config
 from runtime.errors import CallboardError
 from runtime.http.app import make_app
@@ -54,7 +54,11 @@ async def _run(config: Config) -> None:
     check_address(config.http.host, config.http.port)  # before the model is loaded, which takes longer
     load_policy(config.scheduler.schedule_policy, Random(0))
     checkpoint = open_checkpoint(config.model)
-    parts = make_parts(config, checkpoint)
+    await serve_parts(make_parts(config, checkpoint), checkpoint)
+
+
+async def serve_parts(parts: Parts, checkpoint: Checkpoint) -> None:
+    """Serve with actors made of `parts` until told to stop. Raises what ended the engine."""
     journal = Journal(parts.clock)
     assembly = Assembly(parts, Supervisor(parts.clock, observe=journal))
     await assembly.supervisor.start()
