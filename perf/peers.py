@@ -23,11 +23,13 @@ from perf.engines import EngineOptions
 from perf.load import Client, Sample, closed_loop
 from perf.server_process import running
 from perf.summary import summarize
+from perf.tiny_model import write_tiny_model
 from perf.workloads import Call
 from runtime import extensions
 
 VOCAB_SIZE = 49000
 STREAMS = (1, 8, 32)
+CONTROL_PLANE_STREAMS = (1, 16, 128)
 Figures = dict[str, float]
 
 
@@ -49,7 +51,9 @@ def main() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m perf.peers", description=__doc__)
     parser.add_argument("--engine", action="append", required=True, metavar="NAME=VENV", help="repeat for each engine")
-    parser.add_argument("--gguf", type=Path, required=True, help="the model, a GGUF file")
+    parser.add_argument(
+        "--gguf", type=Path, required=True, help="the model, a GGUF file; beside it the same as a Hugging Face folder"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--port", type=int, default=31000)
     parser.add_argument("--num-threads", type=int, default=os.cpu_count())
@@ -71,7 +75,18 @@ def _measure(module: ModuleType, venv: Path, options: argparse.Namespace) -> Fig
         figures: Figures = {"start to ready, s": server.start_up_s}
         figures |= asyncio.run(_loads(server.url, command.model))
         figures["peak memory, MB"] = server.peak_bytes() / 1e6
-    return figures
+    return figures | _measure_control_plane(module, engine, log)
+
+
+def _measure_control_plane(module: ModuleType, engine: EngineOptions, log: Path) -> Figures:
+    """Of a server whose model costs next to nothing; no figures for an engine that can not run one."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_tiny_model(engine.gguf.with_suffix(""), Path(folder))
+        command = module.dummy_command(engine, Path(folder))
+        if command is None:
+            return {}
+        with running(command, engine.port, log) as server:
+            return asyncio.run(_control_plane_loads(server.url, command.model))
 
 
 async def _loads(url: str, model: str) -> Figures:
@@ -87,6 +102,22 @@ async def _loads(url: str, model: str) -> Figures:
             48, num_groups=1, prefix_tokens=800, question_tokens=40, output_tokens=16, vocab_size=VOCAB_SIZE, seed=seed + 99
         )
         figures["shared prefix, req/s"] = summarize(await _run(client, shared, 16)).requests_per_s
+    return figures
+
+
+async def _control_plane_loads(url: str, model: str) -> Figures:
+    figures: Figures = {}
+    async with Client(url, model) as client:
+        for streams in (1, *CONTROL_PLANE_STREAMS):  # the first one warms up
+            calls = workloads.fixed(
+                max(8, 3 * streams),
+                prompt_tokens=20,
+                output_tokens=128,
+                vocab_size=VOCAB_SIZE,
+                seed=time.time_ns() % 2**32,
+            )
+            summary = summarize(await _run(client, calls, streams))
+            figures[f"control plane tok/s, {streams} streams"] = summary.output_tokens_per_s
     return figures
 
 
@@ -109,14 +140,20 @@ def _table(rounds: dict[str, list[Figures]]) -> str:
         "|---" * (2 * len(names)) + "|",
     ]
     for figure in rounds[reference][0]:
-        medians = {name: statistics.median(run[figure] for run in rounds[name]) for name in names}
-        cells = [_cell([run[figure] for run in rounds[name]]) for name in names]
-        cells += [f"{medians[reference] / medians[name]:.2f}×" for name in names[1:]]
+        values = {name: [run[figure] for run in rounds[name] if figure in run] for name in names}
+        cells = [_cell(values[name]) for name in names]
+        cells += [_ratio(values[reference], values[name]) for name in names[1:]]
         lines.append(f"| {figure} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
+def _ratio(ours: list[float], theirs: list[float]) -> str:
+    return f"{statistics.median(ours) / statistics.median(theirs):.3g}×" if theirs else "–"
+
+
 def _cell(values: list[float]) -> str:
+    if not values:
+        return "–"
     return f"{statistics.median(values):.4g} ({min(values):.4g}–{max(values):.4g})"
 
 

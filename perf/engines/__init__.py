@@ -1,6 +1,7 @@
 """The servers that are measured side by side; one file each says how to start one.
 
-A module offers `NAME` and `command(options) -> Command`.
+A module offers `NAME`, `command(options) -> Command`, and `dummy_command(options, folder) -> Command | None` for a model folder
+without weights, None if the engine can not make some up.
 """
 
 from __future__ import annotations

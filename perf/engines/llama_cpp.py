@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from perf.engines import Command, EngineOptions
 
 NAME = "llama.cpp"
@@ -26,3 +28,8 @@ def command(options: EngineOptions) -> Command:
     numbers = (options.port, options.num_threads, options.max_streams, context)
     python = options.venv / "bin" / "python"
     return Command([str(python), "-c", SERVER, str(options.gguf), *map(str, numbers)])
+
+
+def dummy_command(options: EngineOptions, folder: Path) -> None:
+    """It needs real weights."""
+    return None

