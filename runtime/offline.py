@@ -102,8 +102,7 @@ class Offline:
         return generations_of(decode(orjson.dumps(body), GenerateRequest), caller)
 
     def _format(self, request: NativeGenerations) -> NativeFormat:
-        labels = [generation.label for generation in request.generations]
-        return NativeFormat(labels, self._service.clock, is_batch=request.is_batch)
+        return NativeFormat(request, self._service.clock)
 
     async def _fail_when_lost(self) -> None:
         assembly = self._assembly

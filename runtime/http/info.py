@@ -24,6 +24,10 @@ class ServerInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Unix time in seconds."""
     flags: dict[str, Any] = {}
     """All settings by name, without secrets."""
+    logit_processors: tuple[str, ...] = ()
+    """Names of the classes that the operator loaded."""
+    skips_tokenizer: bool = False
+    """Prompts are token ids, and so are results."""
 
     def is_served(self, model: str | None) -> bool:
         """Whether requests may call the model by this name."""

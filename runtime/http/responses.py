@@ -15,7 +15,12 @@ CLOSING_STATUSES = frozenset({408, 413})
 
 
 def json_response(value: Any) -> web.Response:
-    return web.Response(body=orjson.dumps(value), content_type="application/json")
+    return json_bytes(orjson.dumps(value))
+
+
+def json_bytes(body: bytes) -> web.Response:
+    """A response of JSON that is encoded already."""
+    return web.Response(body=body, content_type="application/json")
 
 
 def error_response(failure: Failure) -> web.Response:

@@ -53,7 +53,9 @@ NAMED: list[tuple[str, dict[str, Any], str | None]] = [
     (GENERATE, {"text": ["a", 1]}, "text[1]"),
     (GENERATE, {"text": ["a", ""]}, "text[1]"),
     (GENERATE, {"rid": ["a", "b"]}, "rid"),
-    (GENERATE, {"input_ids": [1, [2]]}, "input_ids"),
+    (GENERATE, {"input_ids": [1, [2]]}, "input_ids[1]"),
+    (GENERATE, {"input_ids": "hi"}, "input_ids"),
+    (GENERATE, {"text": [1, 2]}, "text"),
     (GENERATE, {"input_ids": [[1], 2]}, "input_ids[1]"),
     (GENERATE, {"text": None, "input_ids": [True]}, "input_ids[0]"),
     (COMPLETIONS, {"prompt": None}, "prompt"),
@@ -108,18 +110,14 @@ UNSUPPORTED: list[tuple[str, dict[str, Any], str]] = [
     (COMPLETIONS, {"echo": True}, "echo"),
     (COMPLETIONS, {"suffix": "x"}, "suffix"),
     (COMPLETIONS, {"best_of": 2}, "best_of"),
-    (GENERATE, {"return_logprob": True}, "return_logprob"),
-    (GENERATE, {"return_logprob": [False, True]}, "return_logprob"),
-    (GENERATE, {"top_logprobs_num": 2}, "top_logprobs_num"),
     (GENERATE, {"image_data": "x"}, "image_data"),
     (GENERATE, {"image_data": ["x"]}, "image_data"),
     (GENERATE, {"input_embeds": [[0.1]]}, "input_embeds"),
-    (GENERATE, {"session_params": {"id": "x"}}, "session_params"),
     (GENERATE, {"custom_logit_processor": "x"}, "custom_logit_processor"),
     (GENERATE, {"lora_path": "x"}, "lora_path"),
     *[
         (GENERATE, {"sampling_params": {name: "x"}}, f"sampling_params.{name}")
-        for name in ("regex", "ebnf", "json_schema", "stop_regex", "structural_tag")
+        for name in ("stop_regex", "beam_width", "watermark", "stream_interval")
     ],
 ]
 

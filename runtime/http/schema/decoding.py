@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -54,6 +54,26 @@ def decode(body: bytes, kind: type[_T]) -> _T:
         raise InvalidRequest("the body is nested too deeply") from None
 
 
+def decode_field(field: Unread, kind: type[_T], param: str, max_bytes: int) -> _T:
+    """A field that was left unread, as a `kind`. Raises `InvalidRequest` with a `param` inside of `param`.
+
+    Fields are left unread where the size of a value must be known to be small before values are built for it.
+    """
+    if memoryview(field).nbytes > max_bytes:
+        raise InvalidRequest(f"{param} is larger than {max_bytes} bytes", param=param)
+    try:
+        return decode(bytes(field), kind)
+    except InvalidRequest as error:
+        inner = error.failure.param or ""
+        place = param + inner if inner.startswith("[") else f"{param}.{inner}" if inner else param
+        message = error.failure.message.removesuffix(f" at {inner}")
+        raise InvalidRequest(f"{message} at {place}", param=place) from None
+
+
+def is_null(field: Unread) -> bool:
+    return bytes(memoryview(field)[:4]) == b"null"
+
+
 def check_depth(value: Any, param: str) -> None:
     """Raise `InvalidRequest` if `value`, of lists and dicts, is nested deeper than `MAX_DEPTH`."""
     level = [value]
@@ -64,28 +84,30 @@ def check_depth(value: Any, param: str) -> None:
     raise InvalidRequest(f"{param} is nested deeper than {MAX_DEPTH}", param=param)
 
 
-def refuse(fields: msgspec.Struct, accepted: Mapping[str, tuple[Any, ...]], prefix: str = "") -> None:
+def refuse(
+    fields: msgspec.Struct, accepted: Mapping[str, tuple[Any, ...]], prefix: str = "", per_item: Collection[str] = ()
+) -> None:
     """Raise `Unsupported` for the first unread field that asks for more than its `accepted` values, which do nothing.
 
-    A list that holds one value for each prompt is as good as its items.
+    Where a field is named in `per_item`, a list that holds one value for each prompt is as good as its items.
     """
     values = msgspec.structs.asdict(fields)
     for name, harmless in accepted.items():
-        if not _is_harmless(values[name], (None, *harmless)):
+        field = values[name]
+        if field is not UNREAD and not _is_harmless(field, (None, *harmless), name in per_item):
             raise Unsupported(f"{prefix}{name} is not supported with this value", param=prefix + name)
 
 
 def is_set(field: Unread) -> bool:
     """Whether an unread field holds more than null or an empty value."""
-    return not _is_harmless(field, (None, False, "", [], {}))
+    return not _is_harmless(field, (None, False, "", [], {}), is_per_item=False)
 
 
-def _is_harmless(field: Unread, harmless: tuple[Any, ...]) -> bool:
-    raw = bytes(field)
-    if len(raw) > MAX_COMPARED_BYTES:
+def _is_harmless(field: Unread, harmless: tuple[Any, ...], is_per_item: bool) -> bool:
+    if memoryview(field).nbytes > MAX_COMPARED_BYTES:
         return False
-    value = decode(raw, object)
-    items = value if isinstance(value, list) and value else [value]
+    value = decode(bytes(field), object)
+    items = value if is_per_item and isinstance(value, list) and value else [value]
     return all(any(type(item) is type(choice) and item == choice for choice in harmless) for item in items)
 
 
