@@ -48,6 +48,12 @@ class ModelConfig(Section, frozen=True, kw_only=True):
     context_length: Annotated[int | None, flag("most tokens of a sequence; by default what the model was made for")] = None
     served_model_name: Annotated[str | None, flag("model name in the API; by default the model path")] = None
     chat_template: Annotated[str | None, flag("file with a Jinja chat template that replaces the model's own")] = None
+    tool_call_parser: Annotated[
+        str, flag("format in which the model writes tool calls; auto: by its chat template; none: calls stay text")
+    ] = "auto"
+    reasoning_parser: Annotated[
+        str, flag("format in which the model marks its reasoning; auto: by its chat template; none: it stays in the text")
+    ] = "none"
     revision: Annotated[str | None, flag("branch, tag or commit of a hub model")] = None
     download_dir: Annotated[str | None, flag("folder for downloaded models")] = None
     json_model_override_args: Annotated[str, flag("JSON object that overrides entries of config.json")] = "{}"

@@ -50,6 +50,7 @@ class ChatTemplate:
 
     def __init__(self, source: str, special_tokens: Mapping[str, str], clock: Clock) -> None:
         """Raises `LoadError` if `source` does not compile."""
+        self.source = source
         self._special_tokens = dict(special_tokens)
         try:
             self._template = sandbox.compile_template(source, clock)
