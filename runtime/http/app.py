@@ -16,8 +16,10 @@ from runtime.clock import Clock
 from runtime.config import Config
 from runtime.http.info import ServerInfo
 from runtime.http.middleware import answer_errors, answer_preflight, check_expectation, require_key, stamp
+from runtime.http.plain_text import PLAIN_TEXT
 from runtime.http.replies import Replies
 from runtime.http.service import SERVICE, Service
+from runtime.output_plan import OutputParsing
 
 ENDPOINTS = "runtime.http.endpoints"
 
@@ -32,6 +34,7 @@ def make_app(
     scheduler: Ref,
     cache: Ref,
     metrics: Ref,
+    output_parsing: OutputParsing = PLAIN_TEXT,
 ) -> web.Application:
     """The refs are asked, never told; `seeds` gives requests without a seed theirs."""
     middlewares: list[Middleware] = [answer_errors, answer_preflight]
@@ -47,6 +50,7 @@ def make_app(
         scheduler=scheduler,
         cache=cache,
         metrics=metrics,
+        output_parsing=output_parsing,
     )
     for name in extensions.names(ENDPOINTS):
         app.add_routes(_with_expectation(route) for route in extensions.load(ENDPOINTS, name).ROUTES)

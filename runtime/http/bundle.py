@@ -23,10 +23,19 @@ WHOLE = sys.maxsize
 class Bundle:
     """Submits all `generations` or none; raises what `Replies.submit` raises. Rows carry the index of their generation.
 
-    `stream_interval` is the number of tokens after which rows are handed over; None waits for whole results.
+    `stream_interval` is the number of tokens after which rows are handed over; None waits for whole results. `joins_rows` False
+    leaves the rows of one sequence as they were made, one for each step, however late they are read.
     """
 
-    def __init__(self, replies: Replies, generations: Sequence[Generation], stream_interval: int | None = None) -> None:
+    def __init__(
+        self,
+        replies: Replies,
+        generations: Sequence[Generation],
+        stream_interval: int | None = None,
+        *,
+        joins_rows: bool = True,
+    ) -> None:
+        self._joins_rows = joins_rows
         self.bell = Bell(WHOLE if stream_interval is None else stream_interval)
         self._num_unread = len(generations)
         self._replies: dict[Reply, int] = {}
@@ -44,9 +53,20 @@ class Bundle:
 
     async def rows(self) -> list[tuple[int, TextRow]]:
         """Wait for news: (index, row) pairs; none after a bare wake of the bell. Raises `RequestError`."""
-        ready = [(self._replies[reply], reply.take()) for reply in await self.bell.wait()]
+        ready = [(self._replies[reply], row) for reply in await self.bell.wait() for row in self._take(reply)]
         self._num_unread -= sum(row.finish is not None for _, row in ready)
         return ready
+
+    def _take(self, reply: Reply) -> list[TextRow]:
+        return [reply.take()] if self._joins_rows else reply.take_rows()
+
+    async def all_rows(self) -> list[list[TextRow]]:
+        """Wait for the end: for each generation its rows, of which there is one if they are joined. Raises `RequestError`."""
+        results: list[list[TextRow]] = [[] for _ in self._replies]
+        while not self.is_read:
+            for index, row in await self.rows():
+                results[index].append(row)
+        return results
 
     async def whole(self) -> list[TextRow]:
         """Wait for the end: one row per generation with all of its text. Raises `RequestError`."""

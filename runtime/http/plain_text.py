@@ -14,3 +14,7 @@ class PlainText:
         if wish.tools and wish.tool_choice == "required":
             raise Unsupported("this server has no parser for tool calls", param="tool_choice")
         return OutputPlan(grammar=wish.grammar)
+
+
+PLAIN_TEXT = PlainText()
+"""It has no state, so one is enough."""

@@ -95,15 +95,18 @@ class Reply:
 
     def take(self) -> TextRow:
         """What arrived since the last call, as one row; to be called after the bell rang for it. Raises `RequestError`."""
+        return joined(self.take_rows())
+
+    def take_rows(self) -> list[TextRow]:
+        """The same as it arrived, a row for each step, for readers who count tokens by what they say."""
         rows, self._rows = self._rows, []
         self._num_pending_tokens = 0
         self._has_rung = False
         if self._error is not None:
             self._is_read = True
             raise self._error
-        row = joined(rows)
-        self._is_read = row.finish is not None
-        return row
+        self._is_read = rows[-1].finish is not None
+        return rows
 
     def cancel(self, cause: AbortCause) -> None:
         """End the request if it is still open; its reader gets a last row with finish `abort`."""

@@ -19,10 +19,12 @@ from runtime.errors import Unavailable
 from runtime.http.bundle import Bundle
 from runtime.http.generation import Generation
 from runtime.http.info import ServerInfo
+from runtime.http.plain_text import PLAIN_TEXT
 from runtime.http.progress import Progress
 from runtime.http.replies import Replies
 from runtime.http.schema.choices import Caller
 from runtime.messages import Message
+from runtime.output_plan import OutputParsing
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +43,8 @@ class Service:
     scheduler: Ref
     cache: Ref
     metrics: Ref
+    output_parsing: OutputParsing = PLAIN_TEXT
+    """The parsers of the served model."""
     progress: Progress = field(default_factory=Progress)
     new_request_id: Callable[[], str] = field(init=False)
 
@@ -49,13 +53,28 @@ class Service:
         object.__setattr__(self, "new_request_id", lambda: f"{prefix}-{next(numbers)}")
 
     def caller(self, request: web.Request) -> Caller:
-        return Caller(info=self.info, label=request[REQUEST_ID], draw_seed=lambda: self.seeds.getrandbits(63))
+        return self.named_caller(request[REQUEST_ID])
+
+    def named_caller(self, label: str) -> Caller:
+        """Of a request that came by another way than HTTP."""
+        return Caller(
+            info=self.info,
+            label=label,
+            draw_seed=lambda: self.seeds.getrandbits(63),
+            output_parsing=self.output_parsing,
+        )
+
+    def new_hex(self, num_bytes: int) -> str:
+        """A random name, in hexadecimal digits."""
+        return self.seeds.randbytes(num_bytes).hex()
 
     @contextlib.contextmanager
-    def open(self, generations: Sequence[Generation], *, is_streaming: bool = False) -> Iterator[Bundle]:
+    def open(
+        self, generations: Sequence[Generation], *, is_streaming: bool = False, joins_rows: bool = True
+    ) -> Iterator[Bundle]:
         """Submit `generations`; whatever is still open when the block is left is aborted. Raises what `Bundle` raises."""
         interval = self.config.http.stream_interval if is_streaming else None
-        with Bundle(self.replies, generations, interval) as bundle:
+        with Bundle(self.replies, generations, interval, joins_rows=joins_rows) as bundle:
             if not self.config.metrics.log_requests:
                 yield bundle
                 return

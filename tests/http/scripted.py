@@ -1,13 +1,19 @@
 """A scripted engine behind the real door: it stands in for everything from the tokenizer to the detokenizer.
 
 A prompt's text says what happens to it: `hold` never starts, `pause:N` stops after N tokens until it is released, `fail` fails
-at once and `fail:N` after N tokens; everything else gets a token per step until `max_new_tokens`.
+at once and `fail:N` after N tokens; `say TEXT` gets that text, a few characters a token, and stops; everything else gets a
+token per step until `max_new_tokens`.
+
+The log probability of a token is minus its id, and the likeliest tokens are the first ones. A prompt's tokens are its ids or
+its characters.
 """
 
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from runtime.actors.actor import Actor, Ref, receives
 from runtime.errors import ContextLengthExceeded
@@ -27,9 +33,12 @@ from runtime.messages import (
     TextBatch,
     TextRow,
     Tokenize,
+    TokenLogprobs,
 )
-from runtime.params import ChatPrompt, Prompt, TextPrompt
+from runtime.params import ChatPrompt, Prompt, TextPrompt, TokenPrompt
 
+CHARS_PER_TOKEN = 4
+FIRST_SPOKEN_ID = 100
 ALPHABET = (" the", " sea", ' "quoted"', " né", "\n", " 🎭", "\\", " end")
 
 
@@ -50,12 +59,27 @@ def expected(text: str, num_tokens: int, seed: int = 0) -> str:
     return "".join(ALPHABET[token(text, seed, position)] for position in range(num_tokens))
 
 
+def prompt_tokens(prompt: Prompt) -> dict[int, bytes]:
+    """The bytes of each token, by id."""
+    if isinstance(prompt, TokenPrompt):
+        return {token_id: ALPHABET[token_id % len(ALPHABET)].encode() for token_id in prompt.token_ids}
+    return {ord(character): character.encode() for character in text_of(prompt)}
+
+
+def logprobs_of(token_ids: Sequence[int], num_top: int, *, is_prompt: bool = False) -> TokenLogprobs:
+    top = tuple((token_id, float(-token_id)) for token_id in range(num_top))
+    first = (None,) if is_prompt else ()
+    rest = token_ids[len(first) :]
+    values = (*first, *(float(-token_id) for token_id in rest))
+    return TokenLogprobs(tuple(token_ids), values, (*first, *(top for _ in rest)) if num_top else ())
+
+
 class Step(Message, frozen=True):
     """The engine to itself: one more step."""
 
 
 @dataclass
-class Sequence:
+class Running:
     message: Tokenize
     num_tokens: int = 0
 
@@ -69,6 +93,26 @@ class Sequence:
         number = self.text.partition(":")[2].partition(" ")[0]
         return int(number) if number.isdigit() else 0
 
+    def next_token(self) -> tuple[tuple[int, ...], str]:
+        """Its ids, of which there are none if no token was asked for, and its text."""
+        if self.message.params.max_new_tokens == 0:
+            return (), ""
+        if self.speech is not None:
+            start = self.num_tokens * CHARS_PER_TOKEN
+            return (FIRST_SPOKEN_ID + self.num_tokens,), self.speech[start : start + CHARS_PER_TOKEN]
+        token_id = token(self.text, self.message.params.seed, self.num_tokens)
+        return (token_id,), ALPHABET[token_id]
+
+    @property
+    def speech(self) -> str | None:
+        return self.text.removeprefix("say ") if self.text.startswith("say ") else None
+
+    def finish(self) -> Finish | None:
+        if self.speech is not None and self.num_tokens * CHARS_PER_TOKEN >= len(self.speech):
+            return Finish("stop", matched=2)
+        limit = self.message.params.max_new_tokens
+        return Finish("length", length=limit) if limit is not None and self.num_tokens >= limit else None
+
 
 @dataclass
 class Script:
@@ -77,7 +121,7 @@ class Script:
     tokenized: list[Tokenize] = field(default_factory=list)
     aborts: list[Abort] = field(default_factory=list)
     stats: list[RequestStats] = field(default_factory=list)
-    running: dict[int, Sequence] = field(default_factory=dict)
+    running: dict[int, Running] = field(default_factory=dict)
     is_released: bool = False
     num_steps: int = 0
     num_waiting: int = 0
@@ -94,7 +138,7 @@ class Engine(Actor):
     @receives(Tokenize)
     async def tokenize(self, message: Tokenize) -> None:
         self.script.tokenized.append(message)
-        self.script.running[message.request_id] = Sequence(message)
+        self.script.running[message.request_id] = Running(message)
         self.myself.tell(Step())
 
     @receives(Abort)
@@ -110,7 +154,7 @@ class Engine(Actor):
             self.http.tell(TextBatch(rows=rows))
             self.myself.tell(Step())
 
-    def advance(self, sequence: Sequence) -> tuple[TextRow, ...]:
+    def advance(self, sequence: Running) -> tuple[TextRow, ...]:
         is_special = sequence.num_tokens == sequence.limit
         if sequence.text == "hold" or (sequence.text.startswith("pause") and is_special and not self.script.is_released):
             return ()
@@ -119,29 +163,47 @@ class Engine(Actor):
             return ()
         return (self.generate(sequence),)
 
-    def fail(self, sequence: Sequence) -> None:
+    def fail(self, sequence: Running) -> None:
         request_id = sequence.message.request_id
         del self.script.running[request_id]
         failure = ContextLengthExceeded("the prompt is too long", param="prompt").failure
         self.http.tell(RequestFailed(request_id=request_id, failure=failure))
 
-    def generate(self, sequence: Sequence) -> TextRow:
+    def generate(self, sequence: Running) -> TextRow:
         message, position = sequence.message, sequence.num_tokens
-        sequence.num_tokens += 1
-        token_id = token(sequence.text, message.params.seed, position)
-        limit = message.params.max_new_tokens
-        is_last = limit is not None and sequence.num_tokens >= limit
-        if is_last:
+        token_ids, text = sequence.next_token()
+        sequence.num_tokens += len(token_ids)
+        finish = sequence.finish()
+        if finish is not None:
             del self.script.running[message.request_id]
+        texts = dict.fromkeys(token_ids, text.encode())
         return TextRow(
             request_id=message.request_id,
-            text=ALPHABET[token_id],
-            token_ids=(token_id,),
+            text=text,
+            token_ids=token_ids,
             num_completion_tokens=sequence.num_tokens,
             num_prompt_tokens=len(sequence.text),
             num_cached_tokens=1,
-            finish=Finish("length", length=limit) if is_last else None,
+            finish=finish,
+            **({} if message.logprobs is None else self.logprobs(message, token_ids, texts, is_first=position == 0)),
         )
+
+    def logprobs(
+        self, message: Tokenize, token_ids: tuple[int, ...], texts: dict[int, bytes], *, is_first: bool
+    ) -> dict[str, Any]:
+        assert message.logprobs is not None
+        num_top = message.logprobs.num_top
+        likeliest = {token_id: ALPHABET[token_id].encode() for token_id in range(num_top)}
+        fields: dict[str, Any] = {"logprobs": logprobs_of(token_ids, num_top), "token_texts": likeliest | texts}
+        if is_first and message.logprobs.prompt_start == 0:
+            ids = (
+                message.prompt.token_ids
+                if isinstance(message.prompt, TokenPrompt)
+                else [ord(c) for c in text_of(message.prompt)]
+            )
+            fields["prompt_logprobs"] = logprobs_of(ids, num_top, is_prompt=True)
+            fields["token_texts"] |= prompt_tokens(message.prompt)
+        return fields
 
 
 class Rest(Actor):

@@ -18,6 +18,17 @@ GOOD: dict[str, dict[str, Any]] = {
 }
 NUM_COTENANTS = 8
 
+TOOLS: list[Any] = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}]
+
+
+def deep(depth: int) -> dict[str, Any]:
+    """Objects in objects."""
+    value: dict[str, Any] = {}
+    for _ in range(depth):
+        value = {"not": value}
+    return value
+
+
 # Wrong sampling options: (name, value). They are the same at all doors.
 SAMPLING: list[tuple[str, Any]] = [
     *[("temperature", value) for value in (-0.1, 1e7, "hot", True, [], {})],
@@ -90,26 +101,124 @@ NAMED: list[tuple[str, dict[str, Any], str | None]] = [
     (CHAT, {"continue_final_message": True}, "continue_final_message"),
     (CHAT, {"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs.messages"),
     (CHAT, {"chat_template_kwargs": 5}, "chat_template_kwargs"),
+    (CHAT, {"chat_template_kwargs": {"x": "y" * 2**17}}, "chat_template_kwargs"),
+    *[(CHAT, {"logprobs": value}, "logprobs") for value in (1, "yes", [])],
+    *[(CHAT, {"logprobs": True, "top_logprobs": value}, "top_logprobs") for value in (-1, 21, 10**6, 2**70, 1.5, True)],
+    (CHAT, {"top_logprobs": 5}, "top_logprobs"),
+    *[(COMPLETIONS, {"logprobs": value}, "logprobs") for value in (-1, 21, 10**6, 2**70, 1.5, True, "1")],
+    *[(COMPLETIONS, {"best_of": value}, "best_of") for value in (0, -1, 129, 10**9, 2**63, "5", True, 1.5)],
+    (COMPLETIONS, {"n": 3, "best_of": 2}, "best_of"),
+    (COMPLETIONS, {"prompt": ["a"] * 64, "best_of": 5, "stream": False}, "best_of"),
+    (COMPLETIONS, {"best_of": 2, "stream": True}, "best_of"),
+    (COMPLETIONS, {"echo": "yes"}, "echo"),
+    (COMPLETIONS, {"echo": True, "max_tokens": -1}, "max_tokens"),
+    *[
+        (path, {"response_format": value}, param)
+        for path in (CHAT, COMPLETIONS)
+        for value, param in (
+            ("json", "response_format"),
+            ([], "response_format"),
+            ({}, "response_format.type"),
+            ({"type": "xml"}, "response_format.type"),
+            ({"type": "json_schema"}, "response_format.json_schema"),
+            ({"type": "json_schema", "json_schema": {"name": "x"}}, "response_format.json_schema.schema"),
+            ({"type": "json_schema", "json_schema": {"schema": 5}}, "response_format.json_schema.schema"),
+            ({"type": "json_schema", "json_schema": {"schema": deep(100)}}, "response_format.json_schema.schema"),
+            ({"type": "json_schema", "json_schema": {"schema": {"x": "y" * 2**19}}}, "response_format"),
+            ({"type": "text", "colour": 1}, "response_format.colour"),
+        )
+    ],
+    *[
+        (path, changes, param)
+        for path in (CHAT, COMPLETIONS)
+        for changes, param in (
+            ({"regex": "a", "ebnf": "root ::= a"}, "ebnf"),
+            ({"regex": "a", "response_format": {"type": "json_object"}}, "regex"),
+            ({"json_schema": "{}", "structural_tag": "{}"}, "structural_tag"),
+            ({"json_schema": "{"}, "json_schema"),
+            ({"json_schema": "[]"}, "json_schema"),
+            ({"regex": 5}, "regex"),
+            ({"regex": "a" * 10**5}, "regex"),
+            ({"ebnf": "a" * 10**6}, "ebnf"),
+        )
+    ],
+    *[
+        (CHAT, {"tools": value}, param)
+        for value, param in (
+            ("f", "tools"),
+            ({}, "tools"),
+            ([5], "tools[0]"),
+            ([{}], "tools[0]"),
+            ([{"type": "function", "function": {}}], "tools[0].function"),
+            ([{"type": "web_search"}], "tools[0].type"),
+            ([{"type": "function", "function": {"name": 5}}], "tools[0].function.name"),
+            ([{"type": "function", "function": {"name": ""}}], "tools[0].function.name"),
+            ([{"type": "function", "function": {"name": "a b"}}], "tools[0].function.name"),
+            ([{"type": "function", "function": {"name": "f", "parameters": []}}], "tools[0].function.parameters"),
+            ([{"type": "function", "function": {"name": "f", "parameters": deep(100)}}], "tools[0]"),
+            ([*TOOLS, *TOOLS], "tools[1]"),
+            ([{"type": "function", "function": {"name": f"f{number}"}} for number in range(257)], "tools"),
+        )
+    ],
+    *[
+        (CHAT, {"tools": TOOLS, "tool_choice": value}, param)
+        for value, param in (
+            ("maybe", "tool_choice"),
+            (5, "tool_choice"),
+            ({"type": "function", "function": {"name": "g"}}, "tool_choice"),
+            ({"type": "function", "function": {}}, "tool_choice.function.name"),
+            ({"type": "web_search", "function": {"name": "f"}}, "tool_choice.type"),
+        )
+    ],
+    (CHAT, {"tool_choice": "required"}, "tool_choice"),
+    (CHAT, {"tools": TOOLS, "tool_choice": "required", "regex": "a"}, "tool_choice"),
+    (CHAT, {"parallel_tool_calls": "no"}, "parallel_tool_calls"),
+    *[(CHAT, {"reasoning_effort": value}, "reasoning_effort") for value in ("huge", -0.1, 1.0, [])],
+    (CHAT, {"reasoning": {"effort": "huge"}}, "reasoning.effort"),
+    *[
+        (CHAT, {"messages": [{"role": "assistant", "tool_calls": [call]}]}, param)
+        for call, param in (
+            ({"id": "x"}, "messages[0].tool_calls[0].function"),
+            ({"function": {"name": "f", "arguments": "{"}}, "messages[0].tool_calls[0].function.arguments"),
+            ({"function": {"name": "f", "arguments": "[]"}}, "messages[0].tool_calls[0].function.arguments"),
+            ({"function": {"name": "f", "arguments": deep(100)}}, "messages[0].tool_calls[0].function.arguments"),
+            ({"function": {"name": "f", "arguments": 5}}, "messages[0].tool_calls[0].function.arguments"),
+            ({"type": "x", "function": {"name": "f"}}, "messages[0].tool_calls[0].type"),
+        )
+    ],
+    (
+        CHAT,
+        {"messages": [{"role": "user", "content": "x", "tool_calls": [{"function": {"name": "f"}}]}]},
+        "messages[0].tool_calls",
+    ),
+    (CHAT, {"messages": [{"role": "tool", "tool_call_id": "x"}]}, "messages[0].content"),
 ]
 
 # What is not there yet: (path, body changes, param).
 UNSUPPORTED: list[tuple[str, dict[str, Any], str]] = [
-    *[(path, {"response_format": {"type": "json_object"}}, "response_format") for path in (CHAT, COMPLETIONS)],
-    *[(path, {name: "x"}, name) for path in (CHAT, COMPLETIONS) for name in ("regex", "ebnf", "lora_path", "session_id")],
-    (CHAT, {"logprobs": True}, "logprobs"),
-    (CHAT, {"top_logprobs": 5}, "top_logprobs"),
-    (CHAT, {"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
-    (CHAT, {"tool_choice": "required"}, "tool_choice"),
-    (
-        CHAT,
-        {"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}, {"type": "image_url", "image_url": {}}]}]},
-        "messages[0].content[1].type",
-    ),
-    (CHAT, {"messages": [{"role": "assistant", "tool_calls": [{"id": "x"}]}]}, "messages[0].tool_calls"),
-    (COMPLETIONS, {"logprobs": 0}, "logprobs"),
-    (COMPLETIONS, {"echo": True}, "echo"),
+    *[
+        (path, {name: "x"}, name)
+        for path in (CHAT, COMPLETIONS)
+        for name in ("lora_path", "session_id", "stop_regex", "return_hidden_states", "custom_logit_processor")
+    ],
+    (CHAT, {"functions": [{"name": "f"}]}, "functions"),
+    (CHAT, {"modalities": ["text", "audio"]}, "modalities"),
+    (CHAT, {"tools": TOOLS, "tool_choice": "required"}, "tool_choice"),
+    *[
+        (
+            CHAT,
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}, part]}]},
+            "messages[0].content[1].type",
+        )
+        for part in (
+            {"type": "image_url", "image_url": {}},
+            {"type": "input_audio", "input_audio": {}},
+            {"type": "video_url"},
+            {"type": "file"},
+        )
+    ],
+    (CHAT, {"messages": [{"role": "assistant", "function_call": {"name": "x"}}]}, "messages[0].function_call"),
     (COMPLETIONS, {"suffix": "x"}, "suffix"),
-    (COMPLETIONS, {"best_of": 2}, "best_of"),
     (GENERATE, {"image_data": "x"}, "image_data"),
     (GENERATE, {"image_data": ["x"]}, "image_data"),
     (GENERATE, {"input_embeds": [[0.1]]}, "input_embeds"),

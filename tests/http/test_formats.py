@@ -8,9 +8,14 @@ import orjson
 import pytest
 
 from runtime.clock import SystemClock
+from runtime.http.generation import Generation
 from runtime.http.native_format import NativeFormat
-from runtime.http.openai_format import ChatFormat, CompletionFormat, Head, OpenAiFormat
+from runtime.http.chat_format import ChatFormat
+from runtime.http.completion_format import CompletionFormat
+from runtime.http.schema.generate import NativeGenerations
+from runtime.http.openai_format import Head, OpenAiFormat
 from runtime.messages import Finish, TextRow
+from runtime.params import LogprobOptions, SamplingParams, TextOptions, TextPrompt
 
 HEAD = Head(id="x", created=1, model="m", n=1)
 
@@ -25,6 +30,12 @@ def row(text: str, num_tokens: int = 1, finish: Finish | None = None) -> TextRow
         num_cached_tokens=2,
         finish=finish,
     )
+
+
+def native_request(logprobs: LogprobOptions | None = None, **facts: Any) -> NativeGenerations:
+    prompt = TextPrompt("hi")
+    one = Generation(prompt=prompt, params=SamplingParams(), text=TextOptions(), label="x", logprobs=logprobs)
+    return NativeGenerations(generations=[one], is_batch=False, **facts)
 
 
 def events(data: bytes) -> list[Any]:
@@ -60,14 +71,14 @@ def test_endings(finish: Finish, openai: tuple[str, Any], native: dict[str, Any]
     last = row("a", finish=finish)
     for make_format in (ChatFormat, CompletionFormat):
         (*_, chunk) = events(make_format(HEAD).of_row(0, last))
-        for choice in (chunk["choices"][0], make_format(HEAD).whole([last])["choices"][0]):
+        for choice in (chunk["choices"][0], make_format(HEAD).whole([[last]])["choices"][0]):
             assert (choice["finish_reason"], choice["matched_stop"]) == openai
-    result = NativeFormat(["x"], SystemClock(), is_batch=False).whole([last])
+    result = NativeFormat(native_request(), SystemClock()).whole([last])
     assert result["meta_info"]["finish_reason"] == native
 
 
 def test_a_prompt_with_several_choices_counts_once() -> None:
     reply = CompletionFormat(Head(id="x", created=1, model="m", n=2, reports_cache=True))
-    usage = reply.whole([row("a", num_tokens) for num_tokens in (1, 2, 3, 4)])["usage"]
+    usage = reply.whole([[row("a", num_tokens)] for num_tokens in (1, 2, 3, 4)])["usage"]
     assert (usage["prompt_tokens"], usage["completion_tokens"], usage["total_tokens"]) == (6, 10, 16)
     assert usage["prompt_tokens_details"] == {"cached_tokens": 4}

@@ -140,6 +140,7 @@ def test_usage_comes_once_before_the_end_if_asked_for() -> None:
                 "completion_tokens": 8,
                 "total_tokens": 10,
                 "prompt_tokens_details": {"cached_tokens": 1},
+                "completion_tokens_details": {"reasoning_tokens": 0},
                 "reasoning_tokens": 0,
             }
             assert all("usage" not in event for event in events[:-1])

@@ -5,16 +5,12 @@ from __future__ import annotations
 from aiohttp import web
 
 from runtime.http.body import read_body
-from runtime.http.openai_answer import answer
-from runtime.http.openai_format import CompletionFormat
-from runtime.http.schema.completion import CompletionRequest, generations_of
-from runtime.http.service import SERVICE
+from runtime.http.openai_answer import answer_completion
+from runtime.http.schema.completion import CompletionRequest
 
 
 async def completions(request: web.Request) -> web.StreamResponse:
-    body = await read_body(request, CompletionRequest)
-    generations = generations_of(body, request.app[SERVICE].caller(request))
-    return await answer(request, body, generations, CompletionFormat)
+    return await answer_completion(request, await read_body(request, CompletionRequest))
 
 
 ROUTES = (web.post("/v1/completions", completions),)

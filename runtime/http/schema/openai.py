@@ -10,21 +10,23 @@ from runtime.errors import InvalidRequest, NotFound
 from runtime.http.info import ServerInfo
 from runtime.http.schema.choices import check_num_choices
 from runtime.http.schema.decoding import UNREAD, Label, Priority, Unread
-from runtime.http.schema.sampling import SamplingFields, check_options, sampling_params_of, text_options_of
+from runtime.http.schema.response_format import ResponseFormat
+from runtime.http.schema.sampling import (
+    CustomParams,
+    SamplingFields,
+    check_logit_processor,
+    check_options,
+    custom_params_of,
+    sampling_params_of,
+    text_options_of,
+)
 from runtime.params import SamplingParams, TextOptions
 
 NOT_YET: dict[str, tuple[Any, ...]] = {
-    "regex": ("",),
-    "ebnf": ("",),
-    "json_schema": ("",),
-    "structural_tag": ("",),
-    "response_format": ({"type": "text"},),
     "stop_regex": ("", []),
     "lora_path": (),
     "session_params": ({},),
     "session_id": (),
-    "custom_logit_processor": (),
-    "custom_params": ({},),
     "cache_salt": ("",),
     "extra_key": ("",),
     "return_hidden_states": (False,),
@@ -51,18 +53,14 @@ class OpenAiRequest(SamplingFields, kw_only=True, forbid_unknown_fields=True):
     stream_options: StreamOptions | None = None
     priority: Priority | None = None
     rid: Label | None = None
+    response_format: ResponseFormat = UNREAD
+    custom_logit_processor: str | None = None
+    custom_params: CustomParams = UNREAD
 
-    regex: Unread = UNREAD
-    ebnf: Unread = UNREAD
-    json_schema: Unread = UNREAD
-    structural_tag: Unread = UNREAD
-    response_format: Unread = UNREAD
     stop_regex: Unread = UNREAD
     lora_path: Unread = UNREAD
     session_params: Unread = UNREAD
     session_id: Unread = UNREAD
-    custom_logit_processor: Unread = UNREAD
-    custom_params: Unread = UNREAD
     cache_salt: Unread = UNREAD
     extra_key: Unread = UNREAD
     return_hidden_states: Unread = UNREAD
@@ -93,13 +91,20 @@ def check_stream_options(request: OpenAiRequest) -> None:
 
 
 def options_of(
-    request: OpenAiRequest, max_tokens: int | None, max_tokens_param: str, info: ServerInfo
+    request: OpenAiRequest, max_tokens: int | None, max_tokens_param: str, info: ServerInfo, *, min_max_tokens: int = 1
 ) -> tuple[SamplingParams, TextOptions, int]:
     """Sampling parameters, text options and the number of choices, all checked. Raises `InvalidRequest`."""
     n = check_num_choices(request.n)
-    if max_tokens is not None and max_tokens < 1:
-        raise InvalidRequest(f"{max_tokens_param} must be at least 1", param=max_tokens_param)
-    params = sampling_params_of(request, max_new_tokens=max_tokens, min_new_tokens=request.min_tokens, seed=request.seed)
+    if max_tokens is not None and max_tokens < min_max_tokens:
+        raise InvalidRequest(f"{max_tokens_param} must be at least {min_max_tokens}", param=max_tokens_param)
+    params = sampling_params_of(
+        request,
+        max_new_tokens=max_tokens,
+        min_new_tokens=request.min_tokens,
+        seed=request.seed,
+        logit_processor=check_logit_processor(request.custom_logit_processor, info, "custom_logit_processor"),
+        custom_params=custom_params_of(request.custom_params, "custom_params"),
+    )
     text = text_options_of(request)
     names = {"max_new_tokens": max_tokens_param, "min_new_tokens": "min_tokens"}
     check_options(params, text, info, names=names)
