@@ -6,13 +6,13 @@ that enforces it, and whether markers that are special tokens must stay in the t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 import msgspec
 
 from runtime.params import GrammarSpec
-from runtime.pieces import PieceParser
+from runtime.pieces import Piece, PieceParser
 
 
 class OutputWish(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,4 +49,15 @@ class OutputParsing(Protocol):
 
     def plan(self, wish: OutputWish) -> OutputPlan:
         """Raises `RequestError` for what this model's format can not do."""
+        ...
+
+    def parse_calls(self, text: str, tools: Sequence[Mapping[str, Any]], parser: str | None = None) -> list[Piece]:
+        """The tool calls of a whole output, and its text, by the format called `parser` or by the model's own.
+
+        Raises `InvalidRequest` if there is none.
+        """
+        ...
+
+    def separate(self, text: str, parser: str | None = None) -> list[Piece]:
+        """Likewise, the reasoning and the answer of a whole output."""
         ...

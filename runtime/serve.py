@@ -25,7 +25,8 @@ from runtime.http.app import make_app
 from runtime.http.connection import check_address, serve
 from runtime.loading.checkpoint import Checkpoint, open_checkpoint
 from runtime.scheduling.policy import load_policy
-from runtime.startup import make_parts, server_info, with_seed
+from runtime.startup import make_parts, output_parsing, server_info, with_seed
+from runtime.text.parsing.formats import check as check_formats
 from runtime.watchdog import watch
 
 log = logging.getLogger("callboard")
@@ -53,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 async def _run(config: Config) -> None:
     check_address(config.http.host, config.http.port)  # before the model is loaded, which takes longer
     load_policy(config.scheduler.schedule_policy, Random(0))
+    check_formats(config.model.tool_call_parser, config.model.reasoning_parser)
     checkpoint = open_checkpoint(config.model)
     await serve_parts(make_parts(config, checkpoint), checkpoint)
 
@@ -81,6 +83,7 @@ async def _serve(assembly: Assembly, checkpoint: Checkpoint, journal: Journal) -
         scheduler=assembly.ref(HTTP, SCHEDULER),
         cache=assembly.ref(HTTP, CACHE),
         metrics=assembly.ref(HTTP, METRICS),
+        output_parsing=output_parsing(assembly.parts),
     )
     signals = _catch_signals()
     runner, port = await serve(app, config.http.host, config.http.port)

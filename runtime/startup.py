@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from importlib.metadata import version
 from pathlib import Path
 from random import SystemRandom
@@ -17,6 +18,9 @@ from runtime.loading.checkpoint import Checkpoint
 from runtime.loading.vocabulary import Vocabulary
 from runtime.metrics.registry import Registry
 from runtime.text.chat_template import ChatTemplate
+from runtime.text.output_parsing import OutputParsing
+
+log = logging.getLogger("callboard")
 
 
 def make_parts(config: Config, checkpoint: Checkpoint) -> Parts:
@@ -46,6 +50,14 @@ def _chat_template(file: str | None, vocabulary: Vocabulary, clock: Clock) -> Ch
         except (OSError, ValueError) as error:
             raise LoadError(f"the chat template {file} can not be read: {error}") from None
     return None if source is None else ChatTemplate(source, vocabulary.special_tokens, clock)
+
+
+def output_parsing(parts: Parts) -> OutputParsing:
+    """The formats of the model's output. Raises `ConfigError`."""
+    model = parts.config.model
+    parsing = OutputParsing(model.tool_call_parser, model.reasoning_parser, parts.chat_template)
+    log.info("tool calls: %s, reasoning: %s", parsing.tool_call_parser or "none", parsing.reasoning_parser or "none")
+    return parsing
 
 
 def server_info(parts: Parts, checkpoint: Checkpoint) -> ServerInfo:

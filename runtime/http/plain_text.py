@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from runtime.errors import Unsupported
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from runtime.errors import InvalidRequest, Unsupported
 from runtime.output_plan import OutputPlan, OutputWish
+from runtime.pieces import Piece
 
 
 class PlainText:
@@ -14,6 +18,14 @@ class PlainText:
         if wish.tools and wish.tool_choice == "required":
             raise Unsupported("this server has no parser for tool calls", param="tool_choice")
         return OutputPlan(grammar=wish.grammar)
+
+    def parse_calls(self, text: str, tools: Sequence[Mapping[str, Any]], parser: str | None = None) -> list[Piece]:
+        """There is no format. Raises `InvalidRequest`."""
+        raise InvalidRequest("this server has no parser for tool calls", param="tool_call_parser")
+
+    def separate(self, text: str, parser: str | None = None) -> list[Piece]:
+        """There is no format. Raises `InvalidRequest`."""
+        raise InvalidRequest("this server has no parser for reasoning", param="reasoning_parser")
 
 
 PLAIN_TEXT = PlainText()
