@@ -18,11 +18,11 @@ import orjson
 import psutil
 from tqdm import tqdm
 
-from perf import workloads
 from perf.engines import Command
 from perf.load import Client, Sample, closed_loop
 from perf.server_process import running
 from perf.summary import summarize
+from perf.workloads.random import fresh
 
 PROMPT_TOKENS, OUTPUT_TOKENS = 20, 128
 COLUMNS = "{:>8} {:>10} {:>13} {:>10} {:>10} {:>11} {:>11}"
@@ -81,18 +81,14 @@ async def _load(url: str, streams: int, seconds: float, server: psutil.Process) 
     """The samples, and the CPU time in seconds that the server spent on them."""
     rate = min(20_000, 2_000 * streams)
     num_calls = max(2 * streams, round(seconds * rate / OUTPUT_TOKENS))
-    calls = workloads.fixed(
-        num_calls + 2, prompt_tokens=PROMPT_TOKENS, output_tokens=OUTPUT_TOKENS, vocab_size=49000, seed=time.time_ns() % 2**32
+    sessions = fresh(
+        num_calls, prompt_tokens=PROMPT_TOKENS, output_tokens=OUTPUT_TOKENS, vocab_size=49000, seed=time.time_ns() % 2**32
     )
-    samples = []
     async with Client(url) as client:
-        for call in calls[:2]:
-            await client.send(call)
+        await closed_loop(client, sessions[:2], 1)  # warm-up
         before = server.cpu_times()
         with tqdm(total=num_calls, leave=False, unit="req", disable=None) as progress:
-            async for sample in closed_loop(client, calls[2:], streams):
-                samples.append(sample)
-                progress.update()
+            samples = await closed_loop(client, sessions, streams, lambda _: progress.update())
         after = server.cpu_times()
     return samples, after.user + after.system - before.user - before.system
 

@@ -18,25 +18,28 @@ from types import ModuleType
 import orjson
 from tqdm import tqdm
 
-from perf import workloads
+from perf.call import Session
 from perf.engines import EngineOptions
 from perf.load import Client, Sample, closed_loop
 from perf.server_process import running
 from perf.summary import summarize
 from perf.tiny_model import write_tiny_model
-from perf.workloads import Call
+from perf.workloads.generated_shared_prefix import shared_prefix
+from perf.workloads.random import fresh
 from runtime import extensions
 
 VOCAB_SIZE = 49000
 STREAMS = (1, 8, 32)
 CONTROL_PLANE_STREAMS = (1, 16, 128)
 Figures = dict[str, float]
+Rounds = dict[str, list[Figures]]
+"""By engine, the reference first."""
 
 
 def main() -> None:
     options = _parser().parse_args()
     engines = [_engine(text) for text in options.engine]
-    rounds: dict[str, list[Figures]] = {module.NAME: [] for module, _ in engines}
+    rounds: Rounds = {module.NAME: [] for module, _ in engines}
     with tqdm(total=options.rounds * len(engines), unit="server", disable=None) as progress:
         for number in range(options.rounds):
             for module, venv in engines:
@@ -45,7 +48,7 @@ def main() -> None:
                 progress.update()
                 if options.output_file:
                     options.output_file.write_bytes(orjson.dumps(rounds, option=orjson.OPT_INDENT_2))
-    print(_table(rounds))
+    print(ratio_table(rounds))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -98,7 +101,7 @@ async def _loads(url: str, model: str) -> Figures:
             summary = summarize(await _run(client, _fresh(max(8, 3 * streams), seed + streams), streams))
             figures[f"tok/s, {streams} streams"] = summary.output_tokens_per_s
             figures[f"TTFT p50 ms, {streams} streams"] = summary.ttft_p50_ms
-        shared = workloads.shared_prefix(
+        shared = shared_prefix(
             48, num_groups=1, prefix_tokens=800, question_tokens=40, output_tokens=16, vocab_size=VOCAB_SIZE, seed=seed + 99
         )
         figures["shared prefix, req/s"] = summarize(await _run(client, shared, 16)).requests_per_s
@@ -109,30 +112,30 @@ async def _control_plane_loads(url: str, model: str) -> Figures:
     figures: Figures = {}
     async with Client(url, model) as client:
         for streams in (1, *CONTROL_PLANE_STREAMS):  # the first one warms up
-            calls = workloads.fixed(
+            sessions = fresh(
                 max(8, 3 * streams),
                 prompt_tokens=20,
                 output_tokens=128,
                 vocab_size=VOCAB_SIZE,
                 seed=time.time_ns() % 2**32,
             )
-            summary = summarize(await _run(client, calls, streams))
+            summary = summarize(await _run(client, sessions, streams))
             figures[f"control plane tok/s, {streams} streams"] = summary.output_tokens_per_s
     return figures
 
 
-def _fresh(num_calls: int, seed: int) -> list[Call]:
-    return workloads.fixed(num_calls, prompt_tokens=100, output_tokens=64, vocab_size=VOCAB_SIZE, seed=seed)
+def _fresh(num_sessions: int, seed: int) -> list[Session]:
+    return fresh(num_sessions, prompt_tokens=100, output_tokens=64, vocab_size=VOCAB_SIZE, seed=seed)
 
 
-async def _run(client: Client, calls: list[Call], concurrency: int) -> list[Sample]:
-    samples = [sample async for sample in closed_loop(client, calls, concurrency)]
+async def _run(client: Client, sessions: list[Session], concurrency: int) -> list[Sample]:
+    samples = await closed_loop(client, sessions, concurrency)
     if error := next((sample.error for sample in samples if sample.error), None):
         raise RuntimeError(f"a request failed, so this run measures nothing: {error}")
     return samples
 
 
-def _table(rounds: dict[str, list[Figures]]) -> str:
+def ratio_table(rounds: Rounds) -> str:
     names = list(rounds)
     reference = names[0]
     lines = [

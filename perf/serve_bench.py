@@ -1,7 +1,7 @@
 """Measure a running server: `python -m perf.serve_bench --base-url http://127.0.0.1:30000 --max-concurrency 1 8 32`.
 
-Prints one line per concurrency and, with `--output-file`, appends one JSON line each. Requests that fail are counted and
-named: a run with errors measures nothing.
+`--dataset-name` chooses the load: each file of perf/workloads is one. Prints one line per concurrency and, with
+`--output-file`, adds one JSON line each. Requests that fail are counted and named: a run with errors measures nothing.
 """
 
 from __future__ import annotations
@@ -9,17 +9,19 @@ from __future__ import annotations
 import argparse
 import asyncio
 import time
-from collections.abc import AsyncIterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import orjson
 from tqdm import tqdm
 
-from perf import workloads
 from perf.load import Client, Sample, closed_loop, poisson
 from perf.summary import Summary, summarize
-from perf.workloads import Call
+from runtime import extensions
+
+WORKLOADS = "perf.workloads"
 
 COLUMNS = "{:>11} {:>9} {:>9} {:>9} {:>10} {:>10} {:>10} {:>9} {:>9} {:>7}"
 HEADINGS = ("streams", "tok/s", "req/s", "TTFT p50", "TTFT p99", "TPOT p50", "ITL p50", "ITL p99", "seconds", "errors")
@@ -39,66 +41,40 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m perf.serve_bench", description=__doc__)
     parser.add_argument("--base-url", default="http://127.0.0.1:30000")
     parser.add_argument("--model", default="default")
-    parser.add_argument("--dataset-name", choices=("random", "generated-shared-prefix"), default="random")
+    parser.add_argument("--dataset-name", choices=extensions.names(WORKLOADS), default="random")
     parser.add_argument("--num-prompts", type=int, help="requests per run; by default 4 for each stream, at least 12")
     parser.add_argument("--max-concurrency", type=int, nargs="+", default=[1, 8, 32], help="closed loop with so many streams")
     parser.add_argument("--request-rate", type=float, help="open loop instead: Poisson arrivals per second")
-    parser.add_argument("--random-input-len", type=int, default=100)
-    parser.add_argument("--random-output-len", type=int, default=64)
-    parser.add_argument("--gsp-num-groups", type=int, default=1)
-    parser.add_argument("--gsp-system-prompt-len", type=int, default=800)
-    parser.add_argument("--gsp-question-len", type=int, default=40)
-    parser.add_argument("--gsp-output-len", type=int, default=16)
     parser.add_argument("--vocab-size", type=int, default=49000, help="prompt token ids are below this")
     parser.add_argument("--seed", type=int, help="by default a new one, since a prompt seen before is answered from a cache")
-    parser.add_argument("--output-file", type=Path)
+    parser.add_argument("--output-file", type=Path, help="one JSON line for each row is added to it")
+    for name in extensions.names(WORKLOADS):
+        extensions.load(WORKLOADS, name).add_arguments(parser.add_argument_group(name))
     return parser
 
 
 async def _measure(options: argparse.Namespace, concurrency: int) -> Summary:
     seed = options.seed if options.seed is not None else time.time_ns() % 2**32
-    num_calls = options.num_prompts or max(12, 4 * concurrency)
-    calls = _calls(options, num_calls + 2, seed)
+    num_sessions = options.num_prompts or max(12, 4 * concurrency)
+    workload = extensions.load(WORKLOADS, options.dataset_name)
+    first, second, *sessions = workload.sessions(options, num_sessions + 2, seed)
     async with Client(options.base_url, options.model) as client:
-        warm_up = [await client.send(call) for call in calls[:2]]
+        warm_up = await closed_loop(client, [first, second], 1)
         if error := next((sample.error for sample in warm_up if sample.error), None):
             raise SystemExit(f"the server refused the warm-up request: {error}")
-        if options.request_rate:
-            running = poisson(client, calls[2:], options.request_rate, seed)
-        else:
-            running = closed_loop(client, calls[2:], concurrency)
-        return summarize(await _collect(running, num_calls))
+        with tqdm(total=sum(map(len, sessions)), leave=False, unit="req", disable=None) as progress:
+            see = partial(_show, progress)
+            if options.request_rate:
+                samples = await poisson(client, sessions, options.request_rate, seed, see)
+            else:
+                samples = await closed_loop(client, sessions, concurrency, see)
+    return summarize(samples)
 
 
-def _calls(options: argparse.Namespace, num_calls: int, seed: int) -> list[Call]:
-    if options.dataset_name == "random":
-        return workloads.fixed(
-            num_calls,
-            prompt_tokens=options.random_input_len,
-            output_tokens=options.random_output_len,
-            vocab_size=options.vocab_size,
-            seed=seed,
-        )
-    return workloads.shared_prefix(
-        num_calls,
-        num_groups=options.gsp_num_groups,
-        prefix_tokens=options.gsp_system_prompt_len,
-        question_tokens=options.gsp_question_len,
-        output_tokens=options.gsp_output_len,
-        vocab_size=options.vocab_size,
-        seed=seed,
-    )
-
-
-async def _collect(running: AsyncIterator[Sample], total: int) -> list[Sample]:
-    samples = []
-    with tqdm(total=total, leave=False, unit="req", disable=None) as progress:
-        async for sample in running:
-            samples.append(sample)
-            progress.update()
-            if sample.error:
-                progress.write(f"error: {sample.error}")
-    return samples
+def _show(progress: tqdm[Any], sample: Sample) -> None:
+    progress.update()
+    if sample.error:
+        progress.write(f"error: {sample.error}")
 
 
 def _report(summary: Summary, concurrency: int) -> None:
