@@ -1,14 +1,17 @@
 """Loads the compiled C kernels and hands out their functions, called through ctypes without the GIL.
 
-Where they cannot be had, the torch references serve and one line in the log says why and what that costs.
+Where they cannot be had, the torch references serve and one line in the log says why and what that costs. Inside `recording`
+calls are written down and not made.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 
 import torch
 
@@ -16,7 +19,13 @@ from kernels import build
 
 FLOATS = frozenset((torch.bfloat16, torch.float32))
 
+Function = Callable[[bytes], int]
+Call = tuple[str, bytes]
+"""The name of a function and its struct."""
+
 logger = logging.getLogger(__name__)
+
+_record: ContextVar[list[Call] | None] = ContextVar("record", default=None)
 
 
 @functools.cache
@@ -46,13 +55,45 @@ def set_num_threads(num_threads: int) -> None:
         share_work(compiled, num_threads)
 
 
-@functools.cache
-def function(name: str) -> Callable[[bytes], int] | None:
+def function(name: str) -> Function | None:
     """The C function `callboard_<name>`, or None where there is no compiled library.
 
     It takes one struct of 8-byte fields (pointers, int64 and double), packed by `struct`: half the cost of as many ctypes
     arguments, and a call is a value that can be kept and made again. It returns 0, or 1 when it had no memory to work in.
     """
+    calls = _record.get()
+    found = compiled_function(name)
+    return found if calls is None or found is None else functools.partial(_note, calls, name)
+
+
+@contextlib.contextmanager
+def recording() -> Iterator[list[Call]]:
+    """On this thread, `function` gives functions that only add their call to the list. The structs point to live tensors."""
+    calls: list[Call] = []
+    token = _record.set(calls)
+    try:
+        yield calls
+    finally:
+        _record.reset(token)
+
+
+def _note(calls: list[Call], name: str, arguments: bytes) -> int:
+    calls.append((name, arguments))
+    return 0
+
+
+def address(name: str) -> int:
+    """Where `callboard_<name>` lies, for C to call. Only where there is a compiled library."""
+    compiled = library()
+    assert compiled is not None, "there is no library"
+    found = ctypes.cast(compiled[f"callboard_{name}"], ctypes.c_void_p).value
+    assert found is not None, "a function has an address"
+    return found
+
+
+@functools.cache
+def compiled_function(name: str) -> Function | None:
+    """As `function`, and always the one that computes."""
     compiled = library()
     if compiled is None:
         return None

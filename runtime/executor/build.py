@@ -11,6 +11,7 @@ from runtime.executor.cpu import CpuExecutor
 from runtime.executor.memory import ModelSize, allocate_kv, free_memory_bytes, size_limits
 from runtime.executor.port import ExecutorLimits
 from runtime.loading.checkpoint import Checkpoint
+from runtime.models.captured import CapturedDecoder
 from runtime.models.decoder import Decoder
 from runtime.models.load import load_model
 
@@ -33,7 +34,7 @@ def build_executor(config: Config, checkpoint: Checkpoint) -> CpuExecutor:
     log.info("Weights: %s", _describe_weights(model, config.model.activation_bits))
     # OpenMP's threads go on spinning after their work, on the cores that the kernels' own threads need.
     num_torch_threads = 1 if model.computes_in_kernels else num_threads
-    return CpuExecutor(model, kv, limits, num_threads=num_threads, num_torch_threads=num_torch_threads)
+    return CpuExecutor(CapturedDecoder(model), kv, limits, num_threads=num_threads, num_torch_threads=num_torch_threads)
 
 
 def model_size(model: Decoder) -> ModelSize:

@@ -9,7 +9,7 @@ from torch import Tensor
 from kernels.paged_attention import paged_attention
 from kernels.rms_norm import rms_norm
 from kernels.rope import rope_and_write
-from runtime.layers.forward import ForwardBatch
+from runtime.layers.forward import ForwardBatch, Queries
 from runtime.layers.linear import Linear
 
 
@@ -33,15 +33,23 @@ class Attention:
 
     def __call__(self, hidden: Tensor, batch: ForwardBatch, keys: Tensor, values: Tensor) -> Tensor:
         """hidden: [tokens, hidden_size] → [tokens, hidden_size]. keys, values: this layer's pages, written to."""
+        return self.attend(self.project(hidden, batch, keys, values), batch.queries, keys, values)
+
+    def project(self, hidden: Tensor, batch: ForwardBatch, keys: Tensor, values: Tensor) -> Tensor:
+        """Writes the batch's keys and values, and returns its queries [tokens, heads, head_dim], rotated."""
         q, k, v = self._project(hidden)
         rope_and_write(q, k, v, self.cos_sin, batch.positions, keys, values, batch.write_slots, interleaved=self.interleaved)
+        return q
+
+    def attend(self, q: Tensor, queries: Queries, keys: Tensor, values: Tensor) -> Tensor:
+        """q: [tokens, heads, head_dim], those of `queries` → [tokens, hidden_size]."""
         attended = paged_attention(
             q,
             keys,
             values,
-            batch.query_starts,
-            batch.kv_lengths,
-            batch.page_tables,
+            queries.starts,
+            queries.kv_lengths,
+            queries.page_tables,
             self.scale,
             window=self.window,
         )  # [tokens, heads, head_dim]

@@ -13,6 +13,15 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
+class Queries:
+    """Tokens that look at keys: those of row r are starts[r]:starts[r + 1], the last ones of its kv_lengths[r] keys."""
+
+    starts: Tensor  # [rows + 1] int32
+    kv_lengths: Tensor  # [rows] int32
+    page_tables: Tensor  # [rows, max_pages] int32
+
+
+@dataclass(frozen=True, slots=True)
 class ForwardBatch:
     """The new tokens of every row, in order, and where their keys and values go."""
 
@@ -22,7 +31,25 @@ class ForwardBatch:
     kv_lengths: Tensor  # [rows] int32, keys of the row including this step's tokens
     page_tables: Tensor  # [rows, max_pages] int32
     write_slots: Tensor  # [tokens] int32, page * page_size + offset where the token's key and value go
-    logit_rows: Tensor  # [sampled] int64, indices into tokens whose logits are wanted
+    logit_rows: Tensor  # [wanted] int64, indices into tokens whose outputs are wanted; one may be wanted twice
+
+    @property
+    def queries(self) -> Queries:
+        """Every token."""
+        return Queries(self.query_starts, self.kv_lengths, self.page_tables)
+
+    def wanted_queries(self) -> Queries:
+        """The tokens that `logit_rows` names, in its order. Each is a row of its own, unless they are simply all tokens."""
+        num_tokens, num_wanted = self.token_ids.shape[0], self.logit_rows.shape[0]
+        if num_wanted == num_tokens and torch.equal(self.logit_rows, torch.arange(num_tokens)):
+            return self.queries
+        owners = torch.searchsorted(self.query_starts, self.logit_rows, right=True) - 1  # [wanted]
+        num_later = self.query_starts[owners + 1] - 1 - self.logit_rows  # [wanted] tokens of the row behind it
+        return Queries(
+            starts=torch.arange(num_wanted + 1, dtype=torch.int32),
+            kv_lengths=(self.kv_lengths[owners] - num_later).int(),
+            page_tables=self.page_tables[owners],
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kernels.gather_rows import gather_rows
 from kernels.rms_norm import add_rms_norm, rms_norm
 from runtime.layers.attention import Attention
 from runtime.layers.embedding import Embedding
-from runtime.layers.forward import ForwardBatch, KVCache, KVShape
+from runtime.layers.forward import ForwardBatch, KVCache, KVShape, Queries
 from runtime.layers.gated_mlp import ACTIVATIONS, GatedMlp
 from runtime.layers.linear import Linear
 from runtime.layers.quantized import QuantizedLinear
@@ -49,15 +50,18 @@ class Decoder:
     @property
     def computes_in_kernels(self) -> bool:
         """Whether the products run in our kernels, so that PyTorch's own threads have nothing to do."""
-        return isinstance(self.head, QuantizedLinear)
+        return all(isinstance(linear, QuantizedLinear) for linear in self._products())
 
     @property
     def weight_bytes(self) -> int:
         """Memory of the products' weights; what embeddings and norms take beside them is small or the same memory."""
+        return sum(linear.size_bytes for linear in self._products())
+
+    def _products(self) -> list[Linear]:
         products = [self.head]
         for layer in self.layers:
             products += [layer.attention.qkv, layer.attention.output, layer.mlp.gate_up, layer.mlp.down]
-        return sum(linear.size_bytes for linear in products)
+        return products
 
     def kv_shape(self) -> KVShape:
         """What the executor must allocate."""
@@ -65,24 +69,44 @@ class Decoder:
 
     @torch.inference_mode()
     def forward(self, batch: ForwardBatch, kv: KVCache) -> Tensor:
-        """Logits [sampled, vocab] float32 of the tokens that `batch.logit_rows` names. Writes the batch's keys and values."""
+        """Logits [wanted, vocab] float32 of the tokens that `batch.logit_rows` names. Writes the batch's keys and values."""
+        return self.logits(self.hidden_states(batch, kv))
+
+    @torch.inference_mode()
+    def hidden_states(self, batch: ForwardBatch, kv: KVCache, wanted: Queries | None = None) -> Tensor:
+        """[wanted, hidden] normed output of the last layer for `batch.logit_rows`. Writes the batch's keys and values.
+
+        Of the last layer only keys and values are computed for all tokens. wanted: `batch.wanted_queries()`, if it is at hand.
+        """
+        wanted = wanted or batch.wanted_queries()
         hidden, residual = self._run_layers(batch, kv)  # [tokens, hidden] each
-        if batch.logit_rows.numel() == 0:
+        layer, keys, values = self.layers[-1], kv.keys[-1], kv.values[-1]
+        q = layer.attention.project(hidden, batch, keys, values)  # [tokens, heads, head_dim]
+        if batch.logit_rows.shape[0] == 0:
+            return hidden[:0]
+        q = gather_rows(q.flatten(1), batch.logit_rows).view(-1, *q.shape[1:])  # [wanted, heads, head_dim]
+        residual = gather_rows(residual, batch.logit_rows)  # [wanted, hidden]
+        hidden = layer.attention.attend(q, wanted, keys, values)
+        hidden = layer.mlp(add_rms_norm(hidden, residual, layer.mlp_norm, self.spec.norm_eps))
+        return add_rms_norm(hidden, residual, self.final_norm, self.spec.norm_eps)
+
+    @torch.inference_mode()
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[rows, vocab] float32 from rows of `hidden_states`; a row's logits do not depend on the other rows."""
+        if hidden.shape[0] == 0:
             return torch.empty(0, self.spec.vocab_size)
-        hidden, residual = hidden[batch.logit_rows], residual[batch.logit_rows]  # [sampled, hidden]
-        return self.head(add_rms_norm(hidden, residual, self.final_norm, self.spec.norm_eps)).float()
+        return self.head(hidden).float()
 
     def _run_layers(self, batch: ForwardBatch, kv: KVCache) -> tuple[Tensor, Tensor]:
-        """The last layer's output and the residual stream that it is still to be added to."""
+        """The normed input of the last layer, and the residual stream."""
         eps = self.spec.norm_eps
         residual = self.embedding(batch.token_ids)  # [tokens, hidden]
         hidden = rms_norm(residual, self.layers[0].input_norm, eps)
-        for index, layer in enumerate(self.layers):
-            if index:
-                hidden = add_rms_norm(hidden, residual, layer.input_norm, eps)
+        for index, layer in enumerate(self.layers[:-1]):
             hidden = layer.attention(hidden, batch, kv.keys[index], kv.values[index])
             hidden = add_rms_norm(hidden, residual, layer.mlp_norm, eps)
             hidden = layer.mlp(hidden)
+            hidden = add_rms_norm(hidden, residual, self.layers[index + 1].input_norm, eps)
         return hidden, residual
 
 

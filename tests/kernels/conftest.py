@@ -42,10 +42,10 @@ def compiled(
         build.compile_library(chosen, path, ("-O1",))  # -O3 would take half a minute
     library = ctypes.CDLL(str(path))
     monkeypatch.setattr(native, "library", lambda: library)
-    native.function.cache_clear()
+    native.compiled_function.cache_clear()
     native.set_num_threads(1)
     yield request.param
-    native.function.cache_clear()
+    native.compiled_function.cache_clear()
 
 
 @pytest.fixture(params=(torch.bfloat16, torch.float32), ids=("bf16", "fp32"))

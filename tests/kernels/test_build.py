@@ -32,10 +32,10 @@ def fresh(monkeypatch, tmp_path):
     source.write_text(SOURCE.format("slots[0]"))
     monkeypatch.setattr(build, "SOURCES", tmp_path / "sources")
     native.library.cache_clear()
-    native.function.cache_clear()
+    native.compiled_function.cache_clear()
     yield tmp_path / "cache" / "callboard" / "kernels"
     native.library.cache_clear()
-    native.function.cache_clear()
+    native.compiled_function.cache_clear()
 
 
 def test_compiles_once_into_a_private_folder(fresh, toolchain, caplog):

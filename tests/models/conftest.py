@@ -15,6 +15,7 @@ import transformers
 from runtime.config import ModelConfig
 from runtime.layers.forward import ForwardBatch
 from runtime.loading.checkpoint import open_checkpoint
+from runtime.models.captured import CapturedDecoder
 from runtime.models.decoder import Decoder
 from runtime.models.load import load_model
 
@@ -69,7 +70,7 @@ class PagedSequence:
 class PagedRunner:
     """Runs steps over any mix of sequences, with pages handed out in random order."""
 
-    def __init__(self, model: Decoder, page_size: int, num_pages: int = 64) -> None:
+    def __init__(self, model: Decoder | CapturedDecoder, page_size: int, num_pages: int = 64) -> None:
         self.model = model
         self.page_size = page_size
         self.kv = model.kv_shape().allocate(num_pages, page_size)
