@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kernels import native
+from kernels.float_linear import float_linear, pack_panels, reference
+from kernels.float_linear.cases import CASES
+
+TOLERANCE = {torch.bfloat16: (2**-7, 2e-2), torch.float32: (1e-5, 1e-4)}
+
+
+def draw(case, dtype, seeded):
+    x = torch.randn(case.num_tokens, case.num_inputs, generator=seeded).to(dtype)
+    weight = torch.randn(case.num_outputs, case.num_inputs, generator=seeded).to(dtype)
+    bias = torch.randn(case.num_outputs, generator=seeded) if case.has_bias else None
+    return x, weight, bias
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_agrees_with_the_reference(compiled, case, dtype, seeded):
+    x, weight, bias = draw(case, dtype, seeded)
+    rtol, atol = TOLERANCE[dtype]
+    expected = reference.float_linear(x, weight, bias)
+    torch.testing.assert_close(float_linear(x, pack_panels(weight), bias), expected, rtol=rtol, atol=atol)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_row_has_the_same_bits_alone_and_on_any_thread(compiled, case, dtype, seeded):
+    x, weight, bias = draw(case, dtype, seeded)
+    packed = pack_panels(weight)
+    native.set_num_threads(3)
+    together = float_linear(x, packed, bias)
+    native.set_num_threads(1)
+    for row in range(case.num_tokens):
+        assert torch.equal(float_linear(x[row : row + 1], packed, bias), together[row : row + 1])
+
+
+def test_takes_rows_of_a_wider_buffer(compiled, dtype, seeded):
+    buffer, weight = torch.randn(5, 100, generator=seeded).to(dtype), torch.randn(40, 33, generator=seeded).to(dtype)
+    packed = pack_panels(weight)
+    assert torch.equal(float_linear(buffer[:, 7:40], packed), float_linear(buffer[:, 7:40].contiguous(), packed))
+
+
+def test_what_is_not_finite_stays_in_its_row(compiled, dtype, seeded):
+    x, weight = torch.randn(3, 64, generator=seeded).to(dtype), torch.randn(32, 64, generator=seeded).to(dtype)
+    packed = pack_panels(weight)
+    clean = float_linear(x, packed)
+    x[1, 5] = float("nan")
+    dirty = float_linear(x, packed)
+    assert dirty[1].isnan().all()
+    assert torch.equal(dirty[[0, 2]], clean[[0, 2]])
