@@ -16,6 +16,7 @@ from runtime.loading.vocabulary import Vocabulary
 from runtime.messages import Abort, EngineLost, RequestFailed, TextBatch, TextOpen, TextRow, TokenBatch, TokenRow
 from runtime.text.decoding import BadTokenId, TokenDecoding
 from runtime.text.text_sequence import TextSequence
+from runtime.text.token_bytes import TokenBytes
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 class Detokenizer(Actor):
     def __init__(self, vocabulary: Vocabulary, http: Ref, scheduler: Ref) -> None:
         self._decoding = TokenDecoding(vocabulary.tokenizer)
+        self._token_bytes = TokenBytes(vocabulary.tokenizer)
         self._http = http
         self._scheduler = scheduler
         self._sequences: dict[int, TextSequence] = {}
@@ -44,7 +46,7 @@ class Detokenizer(Actor):
 
     def _open(self, opened: TextOpen) -> None:
         try:
-            self._sequences[opened.request_id] = TextSequence(opened, self._decoding)
+            self._sequences[opened.request_id] = TextSequence(opened, self._decoding, self._token_bytes)
         except BadTokenId as error:
             self._fail(opened.request_id, error)
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from runtime.errors import ContextLengthExceeded, InvalidRequest
 from runtime.loading.vocabulary import Vocabulary
+from runtime.messages import DecodeTokens, EncodeTexts
 from runtime.params import ChatPrompt, Prompt, TextPrompt, TokenPrompt
 from runtime.text.chat_template import ChatTemplate, measure
 
@@ -41,6 +42,15 @@ class PromptEncoding:
         if min(token_ids) < 0 or max(token_ids) >= self._vocab_size:
             raise InvalidRequest(f"token ids in {param} must be in [0, {self._vocab_size - 1}]", param=param)
         return tuple(token_ids)
+
+    def encode_texts(self, message: EncodeTexts) -> list[list[int]]:
+        """Token ids of each text, which may be none. Raises `InvalidRequest`."""
+        return [list(self._ids(text, message.param, add_special_tokens=message.add_special_tokens)) for text in message.texts]
+
+    def decode_tokens(self, message: DecodeTokens) -> list[str]:
+        """The text of each list of ids; ids that the tokenizer does not have have none."""
+        skips = message.skip_special_tokens
+        return [self._tokenizer.decode(token_ids, skip_special_tokens=skips) for token_ids in message.token_ids]
 
     def check_length(self, num_prompt_tokens: int, max_new_tokens: int | None, param: str) -> None:
         """A prompt fits with all the tokens that were asked for, or else with one. Raises `ContextLengthExceeded`."""

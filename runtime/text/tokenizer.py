@@ -1,7 +1,8 @@
 """The tokenizer: turns prompts into checked token ids.
 
-Owns the encoding of the last prompt, because the n choices of a request share one. Receives `Tokenize` and `Abort` from http;
-sends `Admit` and `Abort` to the scheduler in the order they came, `CompileGrammar` to grammar, and `RequestFailed` to http.
+Owns the encoding of the last prompt, because the n choices of a request share one. Receives `Tokenize` and `Abort` from http,
+which also asks it to encode and decode texts; sends `Admit` and `Abort` to the scheduler in the order they came,
+`CompileGrammar` to grammar, and `RequestFailed` to http.
 A long prompt is encoded on a thread, so that the event loop goes on; what came after it waits, so order is kept.
 """
 
@@ -9,14 +10,31 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import Callable
+from typing import TypeVar
 
 from runtime.actors.actor import Actor, Ref, receives
 from runtime.errors import Failure, RequestError
 from runtime.loading.vocabulary import Vocabulary
-from runtime.messages import Abort, Admit, CompileGrammar, RequestFailed, Tokenize
+from runtime.messages import (
+    Abort,
+    Admit,
+    CompileGrammar,
+    CountTokens,
+    DecodeTokens,
+    Done,
+    EncodeTexts,
+    Message,
+    Refused,
+    RequestFailed,
+    Tokenize,
+)
 from runtime.params import GrammarSpec, Prompt
 from runtime.text.chat_template import ChatTemplate
 from runtime.text.prompt_encoding import PromptEncoding, num_chars, param_of
+
+_M = TypeVar("_M", bound=Message)
+_T = TypeVar("_T")
 
 MAX_INLINE_CHARS = 2000
 """About a millisecond of encoding; a thread and back costs a tenth of that."""
@@ -52,6 +70,22 @@ class Tokenizer(Actor):
             self._fail(message, error.failure)
             return
         self._admit(message, encoded)
+
+    @receives(EncodeTexts)
+    async def encode_texts(self, message: EncodeTexts) -> Done | Refused:
+        try:
+            return Done(value=await _off_loop_if_long(sum(map(len, message.texts)), self._encoding.encode_texts, message))
+        except RequestError as error:
+            return Refused(failure=error.failure)
+
+    @receives(CountTokens)
+    async def count_tokens(self, message: CountTokens) -> Done | Refused:
+        encoded = await self._encode(message.prompt)
+        return Refused(failure=encoded) if isinstance(encoded, Failure) else Done(value=len(encoded))
+
+    @receives(DecodeTokens)
+    async def decode_tokens(self, message: DecodeTokens) -> Done:
+        return Done(value=await _off_loop_if_long(sum(map(len, message.token_ids)), self._encoding.decode_tokens, message))
 
     @receives(Abort)
     async def abort(self, message: Abort) -> None:
@@ -90,6 +124,10 @@ class Tokenizer(Actor):
 
     def _fail(self, message: Tokenize, failure: Failure) -> None:
         self._http.tell(RequestFailed(request_id=message.request_id, failure=failure))
+
+
+async def _off_loop_if_long(size: int, work: Callable[[_M], _T], message: _M) -> _T:
+    return await asyncio.to_thread(work, message) if size > MAX_INLINE_CHARS else work(message)
 
 
 def _key(grammar: GrammarSpec) -> str:

@@ -43,10 +43,12 @@ class PlainArguments:
             self._cursor.emit_arguments(_quoted(text)[1:-1])
         else:
             self._held.append(text)
+            self._cursor.record(text)
 
     def end(self) -> None:
         """The value is complete."""
         value, self._held = "".join(self._held), []
+        self._cursor.drop()
         self._cursor.emit_arguments('"' if self._is_string else _as_json(value, self._allowed))
 
     def close(self) -> None:

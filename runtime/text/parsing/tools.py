@@ -38,10 +38,11 @@ class Tools:
         properties = parameters.get("properties")
         if not isinstance(properties, dict):
             return {}
-        return {key: types for key, schema in properties.items() if (types := _types(schema))}
+        return {key: types for key, schema in properties.items() if (types := types_of(schema))}
 
 
-def _types(schema: Any) -> frozenset[str]:
+def types_of(schema: Any) -> frozenset[str]:
+    """The JSON types that a schema allows; empty: any, or it does not say so plainly."""
     if not isinstance(schema, dict):
         return frozenset()
     if isinstance(schema.get("type"), str):
@@ -52,6 +53,6 @@ def _types(schema: Any) -> frozenset[str]:
         return frozenset({"string"}) if all(isinstance(value, str) for value in schema["enum"]) else frozenset()
     alternatives = schema.get("anyOf") or schema.get("oneOf")
     if isinstance(alternatives, list):
-        kinds = [_types(alternative) for alternative in alternatives]
+        kinds = [types_of(alternative) for alternative in alternatives]
         return frozenset().union(*kinds) if all(kinds) else frozenset()
     return frozenset()
