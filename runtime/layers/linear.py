@@ -1,8 +1,9 @@
 """Matrix products with a model's weights. The format of a weight is chosen once, when it is loaded.
 
-The invariant: a row of the result does not depend, bit for bit, on the other rows of the batch. oneDNN keeps it for two rows
-and more, in bfloat16 and float32, at any number of threads; for a single row with more than 1024 inputs it adds in another
-order, so a single row is computed as two. torch's own product does not keep it in float32 and is the fallback without oneDNN.
+The invariant: a row of the result does not depend, bit for bit, on the other rows of the batch. Our kernel keeps it. Where
+there is no compiler for it oneDNN serves: it keeps it for two rows and more, in bfloat16 and float32, at any number of threads;
+for a single row with more than 1024 inputs it adds in another order, so a single row is computed as two. torch's own product
+does not keep it in float32 and is the last resort.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from kernels import native
+from kernels.float_linear import PackedPanels, float_linear, pack_panels
 from runtime.layers.precision import has_onednn
 
 
@@ -28,7 +31,22 @@ class Linear(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class PackedLinear:
+class PanelLinear:
+    """A weight in the layout of our own kernel: half the time of oneDNN's for one row, equal to it for many."""
+
+    panels: PackedPanels
+    bias: Tensor | None  # [out_features] float32
+
+    @property
+    def size_bytes(self) -> int:
+        return self.panels.values.nbytes
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return float_linear(x, self.panels, self.bias)
+
+
+@dataclass(frozen=True, slots=True)
+class BlockedLinear:
     """A weight in oneDNN's blocked layout: half the time of torch's own for a few rows, the same memory."""
 
     packed: Tensor  # opaque
@@ -65,6 +83,8 @@ def make_linear(weight: Tensor, bias: Tensor | None = None) -> Linear:
 
     bias: [out_features] of the same dtype.
     """
+    if native.function("float_linear") is not None and weight.dtype in native.FLOATS:
+        return PanelLinear(pack_panels(weight), None if bias is None else bias.float())
     if not has_onednn():
         return PlainLinear(weight, bias)
-    return PackedLinear(torch.ops.mkldnn._reorder_linear_weight(weight, None), bias, weight.nbytes)
+    return BlockedLinear(torch.ops.mkldnn._reorder_linear_weight(weight, None), bias, weight.nbytes)
