@@ -32,6 +32,7 @@ class ModelConfig(Section, frozen=True, kw_only=True):
             aliases=("--model",),
         ),
     ] = None
+    skip_tokenizer_init: Annotated[bool, flag("load no tokenizer: prompts and results are token ids")] = False
     tokenizer_path: Annotated[str | None, flag("folder or file of the tokenizer, if it is not beside the model")] = None
     load_format: Annotated[
         Literal["auto", "safetensors", "gguf", "dummy"], flag("weight files; dummy makes random weights from config.json")
@@ -64,6 +65,7 @@ class HttpConfig(Section, frozen=True, kw_only=True):
     host: Annotated[str, flag("address to listen on")] = "127.0.0.1"
     port: Annotated[int, flag("TCP port to listen on; 0 takes a free one")] = 30000
     api_key: Annotated[str | None, flag("key that clients must send as 'Authorization: Bearer KEY'")] = None
+    admin_api_key: Annotated[str | None, flag("key for the operator's paths, which the clients' key then does not open")] = None
     max_body_bytes: Annotated[int, flag("largest request body")] = 32 * 2**20
     request_timeout: Annotated[float, flag("seconds after which a request is ended with an error")] = 600.0
     drain_timeout: Annotated[float, flag("seconds that running requests get to finish after SIGTERM")] = 25.0
@@ -102,6 +104,7 @@ class MetricsConfig(Section, frozen=True, kw_only=True):
     enable_metrics: Annotated[bool, flag("accepted for SGLang's sake: /metrics is always there")] = False
     decode_log_interval: Annotated[int, flag("decode steps between two lines of statistics in the log")] = 40
     log_level: Annotated[Literal["debug", "info", "warning", "error"], flag("what is logged")] = "info"
+    profile_dir: Annotated[str, flag("folder in which /start_profile writes its traces")] = "callboard_profiles"
     log_requests: Annotated[bool, flag("log the parameters and outcome of each request")] = False
 
 
@@ -153,8 +156,9 @@ def _check_ranges(config: Config) -> None:
     _between("mem_fraction_static", cache.mem_fraction_static, 0.01, 1)
     _between("num_threads", config.executor.num_threads, 1, 1024)
     _at_least("decode_log_interval", config.metrics.decode_log_interval, 1)
-    if http.api_key == "":
-        raise ConfigError("--api-key must not be empty; leave the flag out to serve without a key")
+    for name, key in (("--api-key", http.api_key), ("--admin-api-key", http.admin_api_key)):
+        if key == "":
+            raise ConfigError(f"{name} must not be empty; leave the flag out to serve without a key")
 
 
 def _at_least(name: str, value: float | None, low: float) -> None:
@@ -203,9 +207,9 @@ def _places(section_name: str, section: type[Section]) -> Iterator[tuple[str, tu
 
 
 def to_flat(config: Config) -> dict[str, Any]:
-    """All leaves by field name, as `/get_server_info` shows them; the API key is left out."""
+    """All leaves by field name, as `/get_server_info` shows them; the API keys are left out."""
     leaves: dict[str, Any] = {}
     for section in msgspec.structs.asdict(config).values():
         leaves |= msgspec.structs.asdict(section)
-    del leaves["api_key"]
+    del leaves["api_key"], leaves["admin_api_key"]
     return leaves

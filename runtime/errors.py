@@ -10,6 +10,7 @@
         ├── ContextLengthExceeded    400 invalid_request_error / context_length_exceeded
         ├── Unsupported              400 invalid_request_error / unsupported_parameter
         ├── Unauthorized             401 authentication_error / invalid_api_key
+        ├── Forbidden                403 permission_error
         ├── NotFound                 404 not_found_error
         ├── MethodNotAllowed         405 invalid_request_error
         ├── RequestTimeout           408 timeout_error
@@ -108,6 +109,11 @@ class Unauthorized(RequestError):
     status = 401
     type = "authentication_error"
     default_code = "invalid_api_key"
+
+
+class Forbidden(RequestError):
+    status = 403
+    type = "permission_error"
 
 
 class NotFound(RequestError):

@@ -10,6 +10,8 @@ The pipeline:  Http → Tokenizer → Scheduler ⇄ Cache, Scheduler ⇄ executo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import chain
 from typing import Any, Literal
 
 import msgspec
@@ -101,6 +103,8 @@ class ReservePages(Message, frozen=True, kw_only=True):
 
     request_id: int
     token_ids: tuple[int, ...]
+    max_cached_tokens: int | None = None
+    """Reuse no more than these: the outputs of the later tokens are wanted, so they have to be computed."""
 
 
 class PagesGranted(Message, frozen=True, kw_only=True):
@@ -260,6 +264,16 @@ class TokenLogprobs(msgspec.Struct, frozen=True):
     """Of `LogprobOptions.token_ids`, in their order."""
 
 
+def joined_logprobs(parts: Sequence[TokenLogprobs]) -> TokenLogprobs:
+    """All of `parts`, which follow each other, as one."""
+    return TokenLogprobs(
+        token_ids=tuple(chain.from_iterable(part.token_ids for part in parts)),
+        values=tuple(chain.from_iterable(part.values for part in parts)),
+        top=tuple(chain.from_iterable(part.top for part in parts)),
+        chosen=tuple(chain.from_iterable(part.chosen for part in parts)),
+    )
+
+
 class RowExtra(msgspec.Struct, frozen=True, kw_only=True):
     """What a row of a step brings beside its token. Most rows have none."""
 
@@ -406,9 +420,13 @@ class StepStats(Message, frozen=True, kw_only=True):
     """Prompt tokens of the new sequences, cached or not."""
     num_running: int
     num_queued: int
+    num_grammar_queued: int = 0
+    """Those of the queued that wait for their grammar."""
     num_used_tokens: int
     num_total_tokens: int
     num_retracted: int
+    queue_times_s: tuple[float, ...] = ()
+    """How long the new sequences waited, from their arrival to their first step."""
     device_us: int
     host_us: int
 
@@ -469,6 +487,28 @@ class CacheFlushed(Message, frozen=True, kw_only=True):
     num_freed_pages: int
     num_leases: int
     """Requests that still hold pages; the cache is empty only if this is 0."""
+
+
+class EncodeTexts(Message, frozen=True, kw_only=True):
+    """ask Tokenizer: the token ids of each of `texts`. Answers `Done`, whose value is a list of lists, or `Refused`."""
+
+    texts: tuple[str, ...]
+    add_special_tokens: bool = True
+    param: str = "prompt"
+    """What the client called them."""
+
+
+class CountTokens(Message, frozen=True, kw_only=True):
+    """ask Tokenizer: how many tokens `prompt` has. Answers `Done` or `Refused`."""
+
+    prompt: Prompt
+
+
+class DecodeTokens(Message, frozen=True, kw_only=True):
+    """ask Tokenizer: the text of each list of token ids. Answers `Done`, whose value is a list of texts."""
+
+    token_ids: tuple[tuple[int, ...], ...]
+    skip_special_tokens: bool = True
 
 
 class Done(Message, frozen=True, kw_only=True):

@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from runtime.actors.supervisor import Supervisor
-from runtime.assembly import CACHE, HTTP, METRICS, SCHEDULER, SUPERVISOR, Assembly
+from runtime.assembly import CACHE, HTTP, METRICS, SCHEDULER, SUPERVISOR, TOKENIZER, Assembly
 from runtime.config import Config
 from runtime.errors import CallboardError
 from runtime.http.endpoints.server_info import server_facts
@@ -53,6 +53,7 @@ class Offline:
             scheduler=assembly.ref(HTTP, SCHEDULER),
             cache=assembly.ref(HTTP, CACHE),
             metrics=assembly.ref(HTTP, METRICS),
+            tokenizer=assembly.ref(HTTP, TOKENIZER),
         )
         await assembly.supervisor.start()
         return cls(assembly, service)

@@ -18,7 +18,7 @@ import uvloop
 from runtime import command_line
 from runtime.actors.journal import Journal
 from runtime.actors.supervisor import Supervisor
-from runtime.assembly import CACHE, HTTP, METRICS, SCHEDULER, SUPERVISOR, Assembly, Parts
+from runtime.assembly import CACHE, HTTP, METRICS, SCHEDULER, SUPERVISOR, TOKENIZER, Assembly, Parts
 from runtime.config import Config
 from runtime.errors import CallboardError
 from runtime.http.app import make_app
@@ -83,6 +83,7 @@ async def _serve(assembly: Assembly, checkpoint: Checkpoint, journal: Journal) -
         scheduler=assembly.ref(HTTP, SCHEDULER),
         cache=assembly.ref(HTTP, CACHE),
         metrics=assembly.ref(HTTP, METRICS),
+        tokenizer=assembly.ref(HTTP, TOKENIZER),
         output_parsing=output_parsing(assembly.parts),
     )
     signals = _catch_signals()

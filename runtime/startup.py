@@ -73,6 +73,7 @@ def server_info(parts: Parts, checkpoint: Checkpoint) -> ServerInfo:
         version=version("callboard"),
         started_at=int(parts.clock.wall()),
         flags=to_flat(parts.config),
+        skips_tokenizer=model.skip_tokenizer_init,
     )
 
 

@@ -34,12 +34,14 @@ def make_app(
     scheduler: Ref,
     cache: Ref,
     metrics: Ref,
+    tokenizer: Ref,
     output_parsing: OutputParsing = PLAIN_TEXT,
 ) -> web.Application:
     """The refs are asked, never told; `seeds` gives requests without a seed theirs."""
     middlewares: list[Middleware] = [answer_errors, answer_preflight]
     if config.http.api_key is not None:
-        middlewares.append(require_key(config.http.api_key))
+        keys = (config.http.api_key, config.http.admin_api_key)
+        middlewares.append(require_key(*[key for key in keys if key is not None]))
     app = web.Application(middlewares=middlewares, client_max_size=config.http.max_body_bytes)
     app[SERVICE] = Service(
         replies=replies,
@@ -50,6 +52,7 @@ def make_app(
         scheduler=scheduler,
         cache=cache,
         metrics=metrics,
+        tokenizer=tokenizer,
         output_parsing=output_parsing,
     )
     for name in extensions.names(ENDPOINTS):

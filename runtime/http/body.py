@@ -17,7 +17,17 @@ _T = TypeVar("_T")
 
 
 async def read_body(request: web.Request, kind: type[_T]) -> _T:
-    """The JSON body as a `kind`. Raises `InvalidRequest`, and `BodyTooLarge` before a body that says its size is read.
+    """The JSON body as a `kind`. Raises what `read_bytes` and `decode` raise."""
+    return decode(await read_bytes(request), kind)
+
+
+async def read_optional_body(request: web.Request, kind: type[_T]) -> _T:
+    """The same, where an empty body stands for `{}`."""
+    return decode(await read_bytes(request) or b"{}", kind)
+
+
+async def read_bytes(request: web.Request) -> bytes:
+    """The whole body. Raises `BodyTooLarge`, for a body that says its size before it is read.
 
     Any content type is taken, since clients often send none. Compressed bodies are refused: nobody sends them, and a small one
     can hide gigabytes.
@@ -29,7 +39,6 @@ async def read_body(request: web.Request, kind: type[_T]) -> _T:
         raise BodyTooLarge(f"the body is larger than {limit} bytes")
     try:
         async with asyncio.timeout(UPLOAD_TIMEOUT_S):
-            body = await request.read()
+            return await request.read()
     except TimeoutError:
         raise RequestTimeout(f"the body did not arrive within {UPLOAD_TIMEOUT_S:g} s") from None
-    return decode(body, kind)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import orjson
 
 from runtime.errors import (
@@ -9,6 +11,7 @@ from runtime.errors import (
     Conflict,
     DeadlineExceeded,
     Failure,
+    Forbidden,
     InternalError,
     InvalidRequest,
     MethodNotAllowed,
@@ -26,6 +29,7 @@ _KINDS: dict[tuple[int, str], type[RequestError]] = {
     for kind in (
         InvalidRequest,
         Unauthorized,
+        Forbidden,
         NotFound,
         MethodNotAllowed,
         RequestTimeout,
@@ -48,8 +52,7 @@ def error_of(failure: Failure) -> RequestError:
     return error
 
 
-def envelope(failure: Failure) -> bytes:
-    """`{"error": {"message", "type", "param", "code"}}` as JSON."""
-    return orjson.dumps(
-        {"error": {"message": failure.message, "type": failure.type, "param": failure.param, "code": failure.code}}
-    )
+def envelope(failure: Failure, **more: Any) -> bytes:
+    """`{"error": {"message", "type", "param", "code"}}` as JSON, with the entries of `more` after it."""
+    error = {"message": failure.message, "type": failure.type, "param": failure.param, "code": failure.code}
+    return orjson.dumps({"error": error} | more)

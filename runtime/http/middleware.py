@@ -6,17 +6,15 @@ into a 500.
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from runtime.errors import BodyTooLarge, Failure, InvalidRequest, MethodNotAllowed, NotFound, RequestError, Unauthorized
+from runtime.http.keys import is_key
 from runtime.http.responses import error_response
 from runtime.http.service import REQUEST_ID, SERVICE
 
-PUBLIC_PATHS = frozenset({"/health", "/health_generate", "/ready", "/livez"})
+PUBLIC_PATHS = frozenset({"/health", "/health_generate", "/ready", "/livez", "/ping"})
 """Open without an API key. The route that matched decides, not the text of the URL."""
 
 CORS_HEADERS = {
@@ -37,9 +35,11 @@ async def stamp(request: web.Request, response: web.StreamResponse) -> None:
 async def check_expectation(request: web.Request) -> web.StreamResponse | None:
     """Before the body of a request that has an `Expect` header: ask for it, or refuse it unsent."""
     if request.headers["Expect"].lower() != "100-continue":
-        return error_response(Failure(status=417, type=InvalidRequest.type, message="the Expect header must be 100-continue"))
+        failure = Failure(status=417, type=InvalidRequest.type, message="the Expect header must be 100-continue")
+        return error_response(failure, request.path)
     if (request.content_length or 0) > request.client_max_size:
-        return error_response(BodyTooLarge(f"the body is larger than {request.client_max_size} bytes").failure)
+        failure = BodyTooLarge(f"the body is larger than {request.client_max_size} bytes").failure
+        return error_response(failure, request.path)
     assert request.transport is not None, "a connection that is gone has no handler"
     request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     return None
@@ -52,9 +52,9 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
     try:
         return await handler(request)
     except RequestError as error:
-        return error_response(error.failure)
+        return error_response(error.failure, request.path)
     except web.HTTPException as error:
-        response = error_response(_failure(error))
+        response = error_response(_failure(error), request.path)
         if "Allow" in error.headers:
             response.headers["Allow"] = error.headers["Allow"]
         return response
@@ -75,25 +75,18 @@ async def answer_preflight(request: web.Request, handler: Handler) -> web.Stream
     return await handler(request)
 
 
-def require_key(api_key: str) -> Middleware:
-    """A middleware that lets only requests with `Authorization: Bearer <api_key>` through, and those for public paths."""
-    wanted = _digest(api_key)
+def require_key(*api_keys: str) -> Middleware:
+    """A middleware that lets only requests with `Authorization: Bearer <one of them>` through, and those for public paths."""
 
     @web.middleware
     async def check_key(request: web.Request, handler: Handler) -> web.StreamResponse:
-        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        # Digests have one length, so that the comparison takes the same time for all keys.
-        is_known = hmac.compare_digest(_digest(token.strip()), wanted) and scheme.lower() == "bearer"
+        is_known = any(is_key(request, api_key) for api_key in api_keys)
         resource = request.match_info.route.resource
         if not is_known and (resource is None or resource.canonical not in PUBLIC_PATHS):
             raise Unauthorized("this server needs an API key: send it as 'Authorization: Bearer KEY'")
         return await handler(request)
 
     return check_key
-
-
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
 
 
 def _failure(error: web.HTTPException) -> Failure:

@@ -59,12 +59,22 @@ class NativeFormat:
         event: dict[str, Any] = orjson.loads(self.of_row(index, row).removeprefix(b"data: "))
         return event
 
+    def is_finished(self, index: int) -> bool:
+        """Whether a sequence ended by itself; one that failed or was aborted did not."""
+        finish = self._sequences[index].finish
+        return finish is not None and finish.type != "abort"
+
+    def output_ids(self, index: int) -> list[int]:
+        """All token ids of a sequence so far."""
+        ids: list[int] = orjson.loads(b"[" + bytes(self._sequences[index].token_ids[1:]) + b"]")
+        return ids
+
     def at_end(self) -> bytes:
         return b""
 
 
 class NativeSequence:
-    """One sequence so far. `tail` ends its events."""
+    """One sequence so far. `tail` ends its events; `token_ids` are encoded, each after a comma."""
 
     def __init__(
         self,
@@ -83,10 +93,14 @@ class NativeSequence:
         self._shows_ids_only = shows_ids_only
         self._label = orjson.dumps(generation.label)
         self._text = ""
-        self._token_ids = bytearray()
+        self.token_ids = bytearray()
         self._hidden_states: list[tuple[float, ...]] = []
         self._counts = b""
         self._row: TextRow
+
+    @property
+    def finish(self) -> Finish | None:
+        return self._row.finish if self._counts else None
 
     def add(self, row: TextRow) -> None:
         """What came since the last call."""
@@ -99,7 +113,7 @@ class NativeSequence:
         self._row = row
         self._text += row.text
         for token_id in row.token_ids:
-            self._token_ids += b",%d" % token_id
+            self.token_ids += b",%d" % token_id
         if self._logprobs is not None:
             self._logprobs.add(row)
         if row.hidden_states is not None:
@@ -107,7 +121,7 @@ class NativeSequence:
 
     def encoded(self) -> bytes:
         """The result so far, but for its last brace."""
-        token_ids = bytes(self._token_ids[1:])
+        token_ids = bytes(self.token_ids[1:])
         return b"".join(
             (
                 b'{"token_ids":[%b' % token_ids if self._shows_ids_only else b'{"text":' + orjson.dumps(self._text),

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models
 
 from runtime.errors import LoadError
 from runtime.loading import gguf_tokenizer
@@ -88,6 +88,12 @@ def from_folder(path: Path) -> Vocabulary:
         eos_token_ids=_unique(_eos_ids(folder, tokenizer, special_tokens), _end_of_turn_ids(tokenizer)),
         adds_bos=adds_bos,
     )
+
+
+def without_tokenizer(path: Path) -> Vocabulary:
+    """Of a Hugging Face folder, only the ids that end a sequence; no id has a text. Raises `LoadError`."""
+    tokenizer = Tokenizer(models.WordLevel({}, unk_token=""))
+    return Vocabulary(tokenizer=tokenizer, eos_token_ids=_unique(_eos_ids(path, tokenizer, {})))
 
 
 def _read_tokenizer(path: Path) -> Tokenizer:

@@ -21,8 +21,10 @@ from runtime.config import Config, HttpConfig, MetricsConfig
 from runtime.http.app import make_app
 from runtime.http.connection import Runner, serve
 from runtime.http.info import ServerInfo
+from runtime.http.plain_text import PLAIN_TEXT
 from runtime.http.replies import Replies
 from runtime.http.server import Http
+from runtime.output_plan import OutputParsing
 from tests.http.scripted import Engine, Rest, Script, Step
 
 VOCAB_SIZE = 1000
@@ -123,7 +125,9 @@ class Door:
 
 
 @asynccontextmanager
-async def open_door(*, max_open: int = 512, log_requests: bool = False, **http: Any) -> AsyncIterator[Door]:
+async def open_door(
+    *, max_open: int = 512, log_requests: bool = False, output_parsing: OutputParsing = PLAIN_TEXT, **http: Any
+) -> AsyncIterator[Door]:
     clock = SystemClock()
     supervisor = Supervisor(clock)
     script = Script()
@@ -141,8 +145,8 @@ async def open_door(*, max_open: int = 512, log_requests: bool = False, **http: 
     supervisor.add(Group("tokenizer", {"tokenizer": make_engine}))
     supervisor.add(Group("http", {"http": lambda: Http(replies)}))
     await supervisor.start()
-    refs = {name: supervisor.ref("http", name) for name in ("scheduler", "cache", "metrics")}
-    app = make_app(replies, config, INFO, clock=clock, seeds=Random(1), **refs)
+    refs = {name: supervisor.ref("http", name) for name in ("scheduler", "cache", "metrics", "tokenizer")}
+    app = make_app(replies, config, INFO, clock=clock, seeds=Random(1), output_parsing=output_parsing, **refs)
     runner, port = await serve(app, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{port}"
     connector = aiohttp.TCPConnector(limit=0)

@@ -16,27 +16,42 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runtime.actors.actor import Actor, Ref, receives
-from runtime.errors import ContextLengthExceeded
+from runtime.errors import ContextLengthExceeded, Failure
 from runtime.messages import (
     Abort,
     CacheFlushed,
+    ContinueGeneration,
+    CountTokens,
+    DecodeTokens,
+    Done,
+    EncodeTexts,
+    EngineCommand,
     Finish,
     FlushCache,
     InspectPool,
     Message,
+    PauseGeneration,
     PoolState,
     Probe,
+    ReadWeights,
+    Refused,
+    ReleaseMemory,
     RequestFailed,
     RequestStats,
+    ResumeMemory,
     SchedulerState,
     Scrape,
+    StartProfile,
+    StopProfile,
     TextBatch,
     TextRow,
     Tokenize,
     TokenLogprobs,
+    UpdateWeights,
 )
 from runtime.params import ChatPrompt, Prompt, TextPrompt, TokenPrompt
 
+BOS = 1
 CHARS_PER_TOKEN = 4
 FIRST_SPOKEN_ID = 100
 ALPHABET = (" the", " sea", ' "quoted"', " né", "\n", " 🎭", "\\", " end")
@@ -125,6 +140,11 @@ class Script:
     is_released: bool = False
     num_steps: int = 0
     num_waiting: int = 0
+    commands: list[EngineCommand] = field(default_factory=list)
+    refusal: Failure | None = None
+    """What the next commands are answered with, if anything."""
+    value: Any = None
+    """Else this."""
     num_leases: list[int] = field(default_factory=list)
     """What the next flushes find, the last one for ever; 0 if empty."""
 
@@ -141,10 +161,27 @@ class Engine(Actor):
         self.script.running[message.request_id] = Running(message)
         self.myself.tell(Step())
 
+    @receives(EncodeTexts)
+    async def encode_texts(self, message: EncodeTexts) -> Done:
+        """A token per character, after `BOS`."""
+        beginning = [BOS] if message.add_special_tokens else []
+        return Done(value=[beginning + [ord(char) % 900 for char in text] for text in message.texts])
+
+    @receives(DecodeTokens)
+    async def decode_tokens(self, message: DecodeTokens) -> Done:
+        hidden = {BOS} if message.skip_special_tokens else set()
+        return Done(value=["".join(chr(one) for one in token_ids if one not in hidden) for token_ids in message.token_ids])
+
     @receives(Abort)
     async def abort(self, message: Abort) -> None:
         self.script.aborts.append(message)
         self.script.running.pop(message.request_id, None)
+
+    @receives(CountTokens)
+    async def count_tokens(self, message: CountTokens) -> Done | Refused:
+        if text_of(message.prompt) == "fail":
+            return Refused(failure=ContextLengthExceeded("the prompt is too long", param="messages").failure)
+        return Done(value=len(text_of(message.prompt)))
 
     @receives(Step)
     async def step(self, message: Step) -> None:
@@ -244,3 +281,39 @@ class Rest(Actor):
         found = self.script.num_leases
         num_leases = found.pop(0) if len(found) > 1 else sum(found)
         return CacheFlushed(num_freed_pages=1, num_leases=num_leases)
+
+    def obey(self, command: EngineCommand) -> Done | Refused:
+        self.script.commands.append(command)
+        return Done(value=self.script.value) if self.script.refusal is None else Refused(failure=self.script.refusal)
+
+    @receives(PauseGeneration)
+    async def pause_generation(self, command: PauseGeneration) -> Done | Refused:
+        return self.obey(command)
+
+    @receives(ContinueGeneration)
+    async def continue_generation(self, command: ContinueGeneration) -> Done | Refused:
+        return self.obey(command)
+
+    @receives(UpdateWeights)
+    async def update_weights(self, command: UpdateWeights) -> Done | Refused:
+        return self.obey(command)
+
+    @receives(ReadWeights)
+    async def read_weights(self, command: ReadWeights) -> Done | Refused:
+        return self.obey(command)
+
+    @receives(ReleaseMemory)
+    async def release_memory(self, command: ReleaseMemory) -> Done | Refused:
+        return self.obey(command)
+
+    @receives(ResumeMemory)
+    async def resume_memory(self, command: ResumeMemory) -> Done | Refused:
+        return self.obey(command)
+
+    @receives(StartProfile)
+    async def start_profile(self, command: StartProfile) -> Done | Refused:
+        return self.obey(command)
+
+    @receives(StopProfile)
+    async def stop_profile(self, command: StopProfile) -> Done | Refused:
+        return self.obey(command)

@@ -20,7 +20,7 @@ from runtime.messages import SchedulerState
 from tests.http.door import INFO, Door, open_door
 from tests.http.scripted import Engine
 
-PUBLIC = {"/health", "/health_generate", "/ready", "/livez"}
+PUBLIC = {"/health", "/health_generate", "/ready", "/livez", "/ping"}
 
 
 def run(test: Any, **options: Any) -> None:
@@ -53,7 +53,7 @@ def test_every_route_needs_the_key_but_those_for_health() -> None:
                     continue
                 assert answer.status == 401, (method, path)
                 assert answer.headers["WWW-Authenticate"] == "Bearer"
-                if method != "HEAD":
+                if method != "HEAD" and not path.startswith("/v1/messages"):  # those have an envelope of their own
                     assert answer.error["code"] == "invalid_api_key"
                     assert b"s3cret" not in answer.body
             right = await door.request(method, path, headers={"Authorization": "bearer s3cret"})

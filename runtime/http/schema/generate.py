@@ -204,8 +204,6 @@ def prompts_of(request: GenerateRequest, info: ServerInfo) -> tuple[list[Prompt]
         return prompts, not is_token_ids(request.input_ids)
     if is_null(request.text):
         raise InvalidRequest("a prompt is needed in text or input_ids", param="text")
-    if info.skips_tokenizer:
-        raise Unsupported("this server has no tokenizer: send input_ids", param="text")
     prompts = parse_prompts(request.text, "text", info)
     _check_kind(prompts, TextPrompt, "text", "text")
     return prompts, is_list(request.text)
@@ -280,12 +278,15 @@ def _template(
         custom_params=custom_params_of(sampling.custom_params, place + "custom_params"),
     )
     text = text_options_of(sampling, place)
+    grammar = grammar_of(sampling, place)
+    if info.skips_tokenizer and (text.stop or grammar):
+        raise Unsupported("this server has no tokenizer, which stop strings and grammars need", param=place + "stop")
     check_options(params, text, info, names={"seed": "sampling_seed"}, prefix=place)
     return Generation(
         prompt=prompt,
         params=params,
         text=text,
-        grammar=grammar_of(sampling, place),
+        grammar=grammar,
         priority=request.priority or 0,
         is_counted=request.log_metrics is not False,
     )

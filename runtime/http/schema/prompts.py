@@ -8,7 +8,7 @@ from typing import Annotated
 
 import msgspec
 
-from runtime.errors import ContextLengthExceeded, InvalidRequest
+from runtime.errors import ContextLengthExceeded, InvalidRequest, Unsupported
 from runtime.http.info import ServerInfo
 from runtime.http.schema.decoding import Unread, decode_field
 from runtime.http.schema.lists import MAX_SEQUENCES, is_list, items_of
@@ -70,15 +70,17 @@ def check_token_ids(token_ids: Collection[int], param: str, info: ServerInfo) ->
 
 
 def _parse_item(item: Unread, param: str, info: ServerInfo) -> Prompt:
-    return _token_prompt(item, param, info) if is_list(item) else _text_prompt(item, param)
+    return _token_prompt(item, param, info) if is_list(item) else _text_prompt(item, param, info)
 
 
-def _text_prompt(raw: Unread, param: str) -> TextPrompt:
+def _text_prompt(raw: Unread, param: str, info: ServerInfo) -> TextPrompt:
     if bytes(memoryview(raw)[:1]) != b'"':
         raise InvalidRequest(f"{param} must be a text, token ids, or a list of either", param=param)
     text = decode_field(raw, str, param, memoryview(raw).nbytes)
     if not text:
         raise InvalidRequest(f"{param} must not be empty", param=param)
+    if info.skips_tokenizer:
+        raise Unsupported("this server has no tokenizer: send token ids", param=param)
     return TextPrompt(text, param)
 
 

@@ -1,0 +1,10 @@
+"""`/ping` and `/invocations`: the server as Amazon's SageMaker expects one."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from runtime.http.endpoints.chat_completions import chat_completions
+from runtime.http.endpoints.health import health
+
+ROUTES = (web.get("/ping", health), web.post("/invocations", chat_completions))
