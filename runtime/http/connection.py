@@ -70,7 +70,7 @@ class Connection(web.RequestHandler):
             log.error("%s %s failed: %r", request.method, request.path, exc, exc_info=exc)
         if request.writer.output_size > 0:
             raise ConnectionError("the response had begun")
-        response = error_response(_failure(status))
+        response = error_response(_failure(status), request.path)
         response.force_close()
         return response
 

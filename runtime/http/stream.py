@@ -8,12 +8,14 @@ wait, joined, in their replies. A client that stops reading is cut off when its 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol
 
+import msgspec
 from aiohttp import web
 
-from runtime.errors import RequestError
+from runtime.errors import Failure, RequestError
 from runtime.http.bundle import Bundle
 from runtime.http.failure import envelope
 from runtime.http.reply import Bell
@@ -38,11 +40,28 @@ class Events(Protocol):
         ...
 
     def at_end(self) -> bytes:
-        """The events between the last row and `[DONE]`."""
+        """The events after the last row."""
         ...
 
 
-async def stream(request: web.Request, bundle: Bundle, events: Events) -> web.StreamResponse:
+def _error_event(failure: Failure) -> bytes:
+    return b"data: " + envelope(failure) + b"\n\n"
+
+
+class Framing(msgspec.Struct, frozen=True, kw_only=True):
+    """What an API puts between and after its events; the defaults are SGLang's and OpenAI's."""
+
+    ping: bytes = PING
+    """Tells the client that we are there while nothing else happens."""
+    done: bytes = DONE
+    """Follows the last event, and an error."""
+    error: Callable[[Failure], bytes] = _error_event
+
+
+FRAMING = Framing()
+
+
+async def stream(request: web.Request, bundle: Bundle, events: Events, framing: Framing = FRAMING) -> web.StreamResponse:
     """Write the whole stream. Raises `RequestError` if it fails before the first byte, and `ConnectionError`."""
     response = web.StreamResponse(headers=HEADERS)
     limit_s = request.app[SERVICE].config.http.request_timeout + SLOW_READER_S
@@ -51,27 +70,29 @@ async def stream(request: web.Request, bundle: Bundle, events: Events) -> web.St
         try:
             async with asyncio.timeout(limit_s):
                 await response.prepare(request)
-                await _write_rows(response, bundle, events, rows)
+                await _write_rows(response, bundle, events, rows, framing)
         except TimeoutError:
             _cut_off(request)
             raise ConnectionResetError("the client stopped reading") from None
     return response
 
 
-async def _write_rows(response: web.StreamResponse, bundle: Bundle, events: Events, rows: list[tuple[int, TextRow]]) -> None:
-    """From the first rows, which may be none, to `[DONE]`. What is there at once goes out in one write."""
+async def _write_rows(
+    response: web.StreamResponse, bundle: Bundle, events: Events, rows: list[tuple[int, TextRow]], framing: Framing
+) -> None:
+    """From the first rows, which may be none, to the end. What is there at once goes out in one write."""
     try:
         while True:
             data = b"".join([events.of_row(index, row) for index, row in rows])
             if bundle.is_read:
                 break
             if data or not rows:
-                await response.write(data or PING)
+                await response.write(data or framing.ping)
             rows = await bundle.rows()
         data += events.at_end()
     except RequestError as error:
-        data = b"data: " + envelope(error.failure) + b"\n\n"
-    await response.write(data + DONE)
+        data = framing.error(error.failure)
+    await response.write(data + framing.done)
 
 
 def _cut_off(request: web.Request) -> None:

@@ -8,12 +8,12 @@ import orjson
 import pytest
 
 from runtime.clock import SystemClock
-from runtime.http.generation import Generation
-from runtime.http.native_format import NativeFormat
 from runtime.http.chat_format import ChatFormat
 from runtime.http.completion_format import CompletionFormat
-from runtime.http.schema.generate import NativeGenerations
+from runtime.http.generation import Generation
+from runtime.http.native_format import NativeFormat
 from runtime.http.openai_format import Head, OpenAiFormat
+from runtime.http.schema.generate import NativeGenerations
 from runtime.messages import Finish, TextRow
 from runtime.params import LogprobOptions, SamplingParams, TextOptions, TextPrompt
 
