@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
@@ -13,6 +16,7 @@ from runtime.http.service import SERVICE
 def admin_only(handler: Handler) -> Handler:
     """`handler`, for operators only."""
 
+    @functools.wraps(handler)
     async def guarded(request: web.Request) -> web.StreamResponse:
         http = request.app[SERVICE].config.http
         if http.admin_api_key is not None and not is_key(request, http.admin_api_key):
@@ -21,5 +25,9 @@ def admin_only(handler: Handler) -> Handler:
             raise Unauthorized("this path needs the admin key: send it as 'Authorization: Bearer KEY'")
         return await handler(request)
 
-    guarded.__doc__ = handler.__doc__
     return guarded
+
+
+def is_for_admins(handler: Handler) -> bool:
+    """Whether `admin_only` made it, which alone wraps handlers."""
+    return inspect.unwrap(handler) is not handler

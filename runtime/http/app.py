@@ -1,6 +1,7 @@
 """The aiohttp application: every endpoint of the endpoints folder, behind the middlewares.
 
-Each module of `runtime.http.endpoints` has `ROUTES`, so that one file adds an endpoint.
+Each module of `runtime.http.endpoints` has `ROUTES`, so that one file adds an endpoint; what its handlers read and answer it
+says in `DOCUMENTS`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from runtime.clock import Clock
 from runtime.config import Config
 from runtime.http.info import ServerInfo
 from runtime.http.middleware import answer_errors, answer_preflight, check_expectation, require_key, stamp
+from runtime.http.openapi import DESCRIPTION, Description
 from runtime.http.plain_text import PLAIN_TEXT
 from runtime.http.replies import Replies
 from runtime.http.service import SERVICE, Service
@@ -55,8 +57,11 @@ def make_app(
         tokenizer=tokenizer,
         output_parsing=output_parsing,
     )
-    for name in extensions.names(ENDPOINTS):
-        app.add_routes(_with_expectation(route) for route in extensions.load(ENDPOINTS, name).ROUTES)
+    modules = [extensions.load(ENDPOINTS, name) for name in extensions.names(ENDPOINTS)]
+    routes = [route for module in modules for route in module.ROUTES]
+    documents = {handler: one for module in modules for handler, one in vars(module).get("DOCUMENTS", {}).items()}
+    app.add_routes(_with_expectation(route) for route in routes)
+    app[DESCRIPTION] = Description(routes, documents, info)
     app.on_response_prepare.append(stamp)
     return app
 

@@ -7,6 +7,7 @@ from aiohttp import web
 
 from runtime.errors import InvalidRequest
 from runtime.http.body import read_body
+from runtime.http.document import Document
 from runtime.http.schema.decoding import UNREAD, Unread
 from runtime.http.service import SERVICE
 
@@ -25,4 +26,5 @@ async def abort_request(request: web.Request) -> web.Response:
     return web.Response()
 
 
+DOCUMENTS = {abort_request: Document(body=AbortRequest, content_type=None)}
 ROUTES = (web.post("/abort_request", abort_request),)

@@ -6,6 +6,7 @@ import msgspec
 from aiohttp import web
 
 from runtime.http.body import read_body
+from runtime.http.document import Document
 from runtime.http.schema.decoding import UNREAD, Unread
 
 
@@ -20,4 +21,5 @@ async def concatenate(request: web.Request) -> web.Response:
     return web.Response()
 
 
+DOCUMENTS = {concatenate: Document(body=ConcatenateRequest, content_type=None)}
 ROUTES = (web.post("/concate_and_append_request", concatenate),)

@@ -8,7 +8,8 @@ from aiohttp import web
 from runtime.errors import InvalidRequest
 from runtime.http.admin import admin_only
 from runtime.http.body import read_optional_body
-from runtime.http.schema.decoding import UNREAD, Unread, refuse
+from runtime.http.document import Document
+from runtime.http.schema.decoding import NULL, UNREAD, Unread, is_null, refuse
 from runtime.http.service import SERVICE
 
 MAX_LEVEL = 3
@@ -38,8 +39,8 @@ class ConfigureLogging(msgspec.Struct, kw_only=True, forbid_unknown_fields=True)
 async def configure_logging(request: web.Request) -> web.Response:
     """Change what the log says about requests."""
     body = await read_optional_body(request, ConfigureLogging)
-    if body.dump_requests_folder is UNREAD:  # a threshold alone dumps nothing
-        body.dump_requests_threshold = UNREAD
+    if is_null(body.dump_requests_folder):  # a threshold alone dumps nothing
+        body.dump_requests_threshold = NULL
     refuse(body, NOT_YET)
     level = body.log_requests_level
     if level is not None and not 0 <= level <= MAX_LEVEL:
@@ -50,6 +51,7 @@ async def configure_logging(request: web.Request) -> web.Response:
     return web.Response()
 
 
+DOCUMENTS = {configure_logging: Document(body=ConfigureLogging, is_body_optional=True, content_type=None)}
 ROUTES = (
     web.post("/configure_logging", admin_only(configure_logging)),
     web.get("/configure_logging", admin_only(configure_logging), allow_head=False),

@@ -7,6 +7,7 @@ import asyncio
 from aiohttp import web
 
 from runtime.errors import InvalidRequest
+from runtime.http.document import TEXT, Document
 from runtime.http.service import SERVICE, Service
 from runtime.messages import FlushCache
 
@@ -45,4 +46,11 @@ def _timeout_s(request: web.Request, service: Service) -> float:
     return timeout_s
 
 
+DOCUMENTS = {
+    flush_cache: Document(
+        query={"timeout": {"type": "number", "minimum": 0, "maximum": MAX_TIMEOUT_S}},
+        content_type=TEXT,
+        reply={"type": "string"},
+    )
+}
 ROUTES = (web.get("/flush_cache", flush_cache), web.post("/flush_cache", flush_cache))

@@ -5,9 +5,11 @@ from __future__ import annotations
 from aiohttp import web
 
 from runtime.http.body import read_body
+from runtime.http.document import GENERATION, Document
 from runtime.http.native_format import NativeFormat
 from runtime.http.responses import json_bytes
 from runtime.http.schema.generate import GenerateRequest, NativeGenerations, SessionParams, generations_of, session_params_of
+from runtime.http.schema.native_replies import GenerateReply
 from runtime.http.service import SERVICE
 from runtime.http.session_turn import TurnEvents, generations_in_session
 from runtime.http.stream import stream
@@ -44,4 +46,5 @@ async def _answer(
         return json_bytes(reply.whole_bytes(await bundle.whole()))
 
 
+DOCUMENTS = {generate: Document(body=GenerateRequest, reply=GenerateReply, streams=True, errors=GENERATION)}
 ROUTES = (web.post("/generate", generate), web.put("/generate", generate))

@@ -11,6 +11,7 @@ import asyncio
 from aiohttp import web
 
 from runtime.errors import Unavailable
+from runtime.http.document import EMPTY
 from runtime.http.generation import Generation
 from runtime.http.service import SERVICE
 from runtime.messages import Probe
@@ -51,6 +52,7 @@ async def health_generate(request: web.Request) -> web.Response:
     return web.Response()
 
 
+DOCUMENTS = dict.fromkeys((live, health, health_generate), EMPTY)
 ROUTES = (
     web.get("/livez", live),
     web.get("/health", health),

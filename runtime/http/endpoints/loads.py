@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from runtime.http.document import Document
 from runtime.http.responses import json_response
 from runtime.http.service import SERVICE
 from runtime.messages import InspectPool, Probe
@@ -34,4 +35,5 @@ async def loads(request: web.Request) -> web.Response:
     )
 
 
+DOCUMENTS = {loads: Document(reply={"type": "object"})}
 ROUTES = (web.get("/v1/loads", loads),)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from runtime.http.document import TEXT, Document
 from runtime.http.service import SERVICE
 from runtime.messages import Scrape
 
@@ -15,4 +16,5 @@ async def metrics(request: web.Request) -> web.Response:
     return web.Response(body=await service.ask(service.metrics, Scrape()), headers={"Content-Type": CONTENT_TYPE})
 
 
+DOCUMENTS = {metrics: Document(content_type=TEXT, reply={"type": "string"})}
 ROUTES = (web.get("/metrics", metrics),)

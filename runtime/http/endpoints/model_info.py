@@ -6,6 +6,7 @@ from typing import Any
 
 from aiohttp import web
 
+from runtime.http.document import Document
 from runtime.http.info import ServerInfo
 from runtime.http.responses import json_response
 from runtime.http.service import SERVICE
@@ -31,4 +32,5 @@ def _paths(info: ServerInfo) -> dict[str, Any]:
     return {"model_path": info.model_path, "tokenizer_path": info.tokenizer_path, "is_generation": True}
 
 
+DOCUMENTS = {get_model_info: Document(reply={"type": "object"}), model_info: Document(reply={"type": "object"})}
 ROUTES = (web.get("/get_model_info", get_model_info), web.get("/model_info", model_info))

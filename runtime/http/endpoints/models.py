@@ -6,6 +6,7 @@ from typing import Any
 
 from aiohttp import web
 
+from runtime.http.document import Document
 from runtime.http.info import ServerInfo
 from runtime.http.responses import json_response
 from runtime.http.schema.openai import check_model
@@ -34,4 +35,5 @@ def _card(info: ServerInfo) -> dict[str, Any]:
     }
 
 
+DOCUMENTS = {list_models: Document(reply={"type": "object"}), retrieve_model: Document(reply={"type": "object"}, errors=(404,))}
 ROUTES = (web.get("/v1/models", list_models), web.get("/v1/models/{model:.+}", retrieve_model))

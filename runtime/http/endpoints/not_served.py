@@ -5,6 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from runtime.errors import Unsupported
+from runtime.http.document import EMPTY
 
 EMBEDDINGS = "embedding, reward and ranking models are not served: this server generates text"
 LORA = "LoRA adapters are not supported"
@@ -34,4 +35,5 @@ async def refuse(request: web.Request) -> web.Response:
     raise Unsupported(REASONS[resource.canonical], code="unsupported_endpoint")
 
 
+DOCUMENTS = {refuse: EMPTY}
 ROUTES = tuple(web.post(path, refuse) for path in REASONS)

@@ -9,6 +9,7 @@ from aiohttp import web
 
 from runtime.errors import InvalidRequest
 from runtime.http.body import read_body
+from runtime.http.document import Document
 from runtime.http.responses import json_response
 from runtime.http.schema.decoding import check_depth
 from runtime.http.service import SERVICE
@@ -37,6 +38,17 @@ class ParseFunctionCall(msgspec.Struct, kw_only=True, forbid_unknown_fields=True
     text: str
     tools: list[CalledTool]
     tool_call_parser: str | None = None
+
+
+class ParsedCall(msgspec.Struct, kw_only=True):
+    tool_index: int
+    name: str
+    parameters: str
+
+
+class ParsedCalls(msgspec.Struct, kw_only=True):
+    normal_text: str
+    calls: list[ParsedCall]
 
 
 async def parse_function_call(request: web.Request) -> web.Response:
@@ -70,4 +82,5 @@ def _tool(tool: CalledTool, param: str) -> dict[str, Any]:
     return {"type": "function", "function": msgspec.to_builtins(tool.function)}
 
 
+DOCUMENTS = {parse_function_call: Document(body=ParseFunctionCall, reply=ParsedCalls)}
 ROUTES = (web.post("/parse_function_call", parse_function_call), web.post("/function_call", parse_function_call))

@@ -7,6 +7,7 @@ from aiohttp import web
 
 from runtime.http.admin import admin_only
 from runtime.http.body import read_optional_body
+from runtime.http.document import COMMAND, Document
 from runtime.http.responses import json_response
 from runtime.http.service import SERVICE
 from runtime.messages import ContinueGeneration, PauseGeneration, PauseMode
@@ -20,6 +21,11 @@ class Pause(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 class Continue(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Nothing to say."""
+
+
+class PauseReply(msgspec.Struct, kw_only=True):
+    status: str
+    message: str
 
 
 async def pause_generation(request: web.Request) -> web.Response:
@@ -38,6 +44,10 @@ async def continue_generation(request: web.Request) -> web.Response:
     return json_response({"status": "ok", "message": "Generation continued successfully."})
 
 
+DOCUMENTS = {
+    pause_generation: Document(body=Pause, is_body_optional=True, reply=PauseReply, errors=COMMAND),
+    continue_generation: Document(body=Continue, is_body_optional=True, reply=PauseReply, errors=COMMAND),
+}
 ROUTES = (
     web.post("/pause_generation", admin_only(pause_generation)),
     web.post("/continue_generation", admin_only(continue_generation)),

@@ -10,6 +10,7 @@ from aiohttp import web
 from runtime.errors import InvalidRequest
 from runtime.http.admin import admin_only
 from runtime.http.body import read_optional_body
+from runtime.http.document import COMMAND, TEXT, Document
 from runtime.http.schema.decoding import UNREAD, Unread, refuse
 from runtime.http.service import SERVICE
 from runtime.messages import StartProfile, StopProfile
@@ -74,6 +75,10 @@ def _inner_path(text: str) -> PurePosixPath:
     return path
 
 
+DOCUMENTS = {
+    start_profile: Document(body=Profile, is_body_optional=True, content_type=TEXT, reply={"type": "string"}, errors=COMMAND),
+    stop_profile: Document(body=StopBody, is_body_optional=True, content_type=TEXT, reply={"type": "string"}, errors=COMMAND),
+}
 ROUTES = (
     web.post("/start_profile", admin_only(start_profile)),
     web.get("/start_profile", admin_only(start_profile), allow_head=False),

@@ -7,6 +7,7 @@ from aiohttp import web
 
 from runtime.errors import InvalidRequest
 from runtime.http.body import read_body
+from runtime.http.document import Document
 from runtime.http.responses import json_response
 from runtime.http.service import SERVICE
 from runtime.pieces import ReasoningPiece, TextPiece
@@ -21,6 +22,11 @@ class SeparateReasoning(msgspec.Struct, kw_only=True, forbid_unknown_fields=True
     reasoning_parser: str | None = None
 
 
+class Separated(msgspec.Struct, kw_only=True):
+    reasoning_text: str
+    text: str
+
+
 async def separate_reasoning(request: web.Request) -> web.Response:
     """Both parts of a text that a model wrote."""
     body = await read_body(request, SeparateReasoning)
@@ -32,4 +38,5 @@ async def separate_reasoning(request: web.Request) -> web.Response:
     return json_response({"reasoning_text": thought, "text": answer})
 
 
+DOCUMENTS = {separate_reasoning: Document(body=SeparateReasoning, reply=Separated)}
 ROUTES = (web.post("/separate_reasoning", separate_reasoning),)

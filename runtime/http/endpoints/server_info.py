@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from runtime.http.document import Document
 from runtime.http.responses import json_response
 from runtime.http.service import SERVICE, Service
 from runtime.messages import InspectPool, Probe
@@ -46,4 +47,5 @@ async def _counters(service: Service) -> dict[str, Any]:
     return msgspec.structs.asdict(scheduler) | msgspec.structs.asdict(pool) | door
 
 
+DOCUMENTS = {server_info: Document(reply={"type": "object"})}
 ROUTES = (web.get("/get_server_info", server_info), web.get("/server_info", server_info))

@@ -7,6 +7,7 @@ from aiohttp import web
 
 from runtime.errors import InvalidRequest
 from runtime.http.body import read_body
+from runtime.http.document import Document
 from runtime.http.responses import json_response
 from runtime.http.schema.decoding import Label
 from runtime.http.service import SERVICE
@@ -47,6 +48,10 @@ async def close_session(request: web.Request) -> web.Response:
     return web.Response()
 
 
+DOCUMENTS = {
+    open_session: Document(body=OpenSession, reply=str),
+    close_session: Document(body=CloseSession, content_type=None),
+}
 ROUTES = (
     web.post("/open_session", open_session),
     web.get("/open_session", open_session, allow_head=False),

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from runtime.errors import InvalidRequest, Unsupported
 from runtime.http.body import read_body
+from runtime.http.document import Document
 from runtime.http.responses import json_response
 from runtime.http.schema.decoding import UNREAD, Unread, decode_field, is_null
 from runtime.http.schema.lists import MAX_SEQUENCES, is_list, items_of
@@ -41,6 +42,16 @@ class DetokenizeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True
     tokens: TokenLists
     skip_special_tokens: bool = True
     model: Unread = UNREAD
+
+
+class TokenizeReply(msgspec.Struct, kw_only=True):
+    tokens: list[int | list[int]]
+    count: int | list[int]
+    max_model_len: int
+
+
+class DetokenizeReply(msgspec.Struct, kw_only=True):
+    text: str | list[str]
 
 
 async def tokenize(request: web.Request) -> web.Response:
@@ -91,6 +102,10 @@ def _token_lists(field: TokenLists, is_batch: bool) -> tuple[tuple[int, ...], ..
     return tuple(decode_field(item, tuple[int, ...], "tokens", memoryview(item).nbytes) for item in items)
 
 
+DOCUMENTS = {
+    tokenize: Document(body=TokenizeRequest, reply=TokenizeReply),
+    detokenize: Document(body=DetokenizeRequest, reply=DetokenizeReply),
+}
 ROUTES = (
     web.post("/tokenize", tokenize),
     web.post("/v1/tokenize", tokenize),

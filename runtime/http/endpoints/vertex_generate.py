@@ -10,11 +10,13 @@ from aiohttp import web
 
 from runtime.errors import InvalidRequest
 from runtime.http.body import read_body
+from runtime.http.document import GENERATION, Document
 from runtime.http.native_format import NativeFormat
 from runtime.http.responses import json_response
 from runtime.http.schema.decoding import UNREAD, decode
 from runtime.http.schema.generate import GenerateRequest, Samplings, generations_of
 from runtime.http.schema.lists import MAX_SEQUENCES
+from runtime.http.schema.native_replies import Predictions
 from runtime.http.service import SERVICE
 
 
@@ -49,4 +51,5 @@ def _prompts(instances: list[VertexInstance]) -> dict[str, Any]:
     raise InvalidRequest("each instance needs text, or each needs input_ids", param="instances")
 
 
+DOCUMENTS = {vertex_generate: Document(body=VertexRequest, reply=Predictions, errors=GENERATION)}
 ROUTES = (web.post("/vertex_generate", vertex_generate),)

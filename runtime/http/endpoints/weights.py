@@ -10,6 +10,7 @@ from aiohttp import web
 from runtime.errors import InvalidRequest, RequestError
 from runtime.http.admin import admin_only
 from runtime.http.body import read_body, read_optional_body
+from runtime.http.document import COMMAND, Document
 from runtime.http.responses import error_response, json_response
 from runtime.http.schema.decoding import UNREAD, Unread, refuse
 from runtime.http.service import SERVICE, Service
@@ -41,6 +42,12 @@ class UpdateWeightsFromDisk(msgspec.Struct, kw_only=True, forbid_unknown_fields=
 class GetWeightsByName(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     name: str
     truncate_size: int | None = None
+
+
+class UpdateReply(msgspec.Struct, kw_only=True):
+    success: bool
+    message: str
+    num_paused_requests: int
 
 
 Tag = Literal["weights", "kv_cache"]
@@ -102,6 +109,12 @@ def _rename(service: Service, model_path: str) -> None:
     service.info = msgspec.structs.replace(service.info, model_path=model_path, served_model_name=model_path)
 
 
+DOCUMENTS = {
+    update_weights_from_disk: Document(body=UpdateWeightsFromDisk, reply=UpdateReply, errors=COMMAND),
+    get_weights_by_name: Document(body=GetWeightsByName, reply={"type": "array"}, errors=COMMAND),
+    release_memory_occupation: Document(body=MemoryOccupation, is_body_optional=True, reply={"type": "null"}, errors=COMMAND),
+    resume_memory_occupation: Document(body=MemoryOccupation, is_body_optional=True, reply={"type": "null"}, errors=COMMAND),
+}
 ROUTES = (
     web.post("/update_weights_from_disk", admin_only(update_weights_from_disk)),
     web.get("/get_weights_by_name", admin_only(get_weights_by_name), allow_head=False),

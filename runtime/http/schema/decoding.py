@@ -31,8 +31,11 @@ Priority = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 Unread = msgspec.Raw
 """The type of fields that are accepted and not looked at: values are not built for them, however large they are."""
 
-UNREAD = msgspec.Raw(b"null")
+NULL = msgspec.Raw(b"null")
 """What such a field is without a value."""
+
+UNREAD: Unread = msgspec.field(default_factory=lambda: NULL)
+"""The default of such a field. As a factory, because descriptions of types can not show a default of its type."""
 
 MAX_COMPARED_BYTES = 4096
 
@@ -94,7 +97,7 @@ def refuse(
     values = msgspec.structs.asdict(fields)
     for name, harmless in accepted.items():
         field = values[name]
-        if field is not UNREAD and not _is_harmless(field, (None, *harmless), name in per_item):
+        if field is not NULL and not _is_harmless(field, (None, *harmless), name in per_item):
             raise Unsupported(f"{prefix}{name} is not supported with this value", param=prefix + name)
 
 

@@ -11,14 +11,14 @@ from typing import TypeVar
 import msgspec
 
 from runtime.errors import InvalidRequest
-from runtime.http.schema.decoding import UNREAD, Unread, decode_field, is_null
+from runtime.http.schema.decoding import NULL, Unread, decode_field, is_null
 
 MAX_SEQUENCES = 256
 """Prompts times choices of one HTTP request."""
 
 _Items = msgspec.defstruct(
     "_Items",
-    [(f"item_{index}", Unread, UNREAD) for index in range(MAX_SEQUENCES)],
+    [(f"item_{index}", Unread, NULL) for index in range(MAX_SEQUENCES)],
     array_like=True,
     forbid_unknown_fields=True,
 )
@@ -37,7 +37,7 @@ def items_of(field: Unread, param: str) -> list[Unread]:
     except msgspec.ValidationError:
         message = f"{param} has more than {MAX_SEQUENCES} items, which is the most for one request"
         raise InvalidRequest(message, param=param) from None
-    return [item for item in items if item is not UNREAD]
+    return [item for item in items if item is not NULL]
 
 
 def values_of(field: Unread, kind: type[_T], num_prompts: int, param: str, max_bytes: int) -> list[_T | None]:
