@@ -91,6 +91,15 @@ class GrammarFailed(Message, frozen=True, kw_only=True):
     failure: Failure
 
 
+class GrammarCompiled(Message, frozen=True, kw_only=True):
+    """The compiler's processes → Grammar: without a failure the grammar is in the store."""
+
+    key: str
+    failure: Failure | None = None
+    is_lasting: bool = True
+    """It would fail again; not so if the machine is to blame."""
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Scheduler ⇄ Cache
 

@@ -31,7 +31,7 @@ class Cache(Actor):
 
     @receives(ReservePages)
     async def reserve_pages(self, message: ReservePages) -> None:
-        self._scheduler.tell(self._page_cache.reserve(message.request_id, message.token_ids))
+        self._scheduler.tell(self._page_cache.reserve(message.request_id, message.token_ids, message.max_cached_tokens))
 
     @receives(SettleStep)
     async def settle_step(self, message: SettleStep) -> None:

@@ -44,9 +44,17 @@ class PageCache:
     def num_leases(self) -> int:
         return len(self._leases)
 
-    def reserve(self, request_id: int, token_ids: tuple[int, ...]) -> PagesGranted | PagesDenied:
-        """A new lease on pages for all of `token_ids`, cached ones first; or nothing, if there are not enough."""
-        node = self._tree.match(token_ids, self._max_match_pages(token_ids))
+    def reserve(
+        self, request_id: int, token_ids: tuple[int, ...], max_cached_tokens: int | None = None
+    ) -> PagesGranted | PagesDenied:
+        """A new lease on pages for all of `token_ids`, cached ones first; or nothing, if there are not enough.
+
+        Of the cached tokens no more than `max_cached_tokens` are reused.
+        """
+        num_pages = self._max_match_pages(token_ids)
+        if max_cached_tokens is not None:
+            num_pages = min(num_pages, max_cached_tokens // self.page_size)
+        node = self._tree.match(token_ids, num_pages)
         num_new_pages = -(-len(token_ids) // self.page_size) - node.num_path_pages
         if num_new_pages > self.num_available_pages - self._num_unlocked_pages(node):
             return PagesDenied(request_id=request_id, num_available_pages=self.num_available_pages)

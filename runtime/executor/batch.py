@@ -1,10 +1,12 @@
 """The batch table: what the executor knows of every slot, and how a plan over it becomes the inputs of a forward pass.
 
 Owns token ids, page tables, lengths and sampling rules per slot, in arrays that live as long as the executor, so that a step
-sends only what changed and its inputs are gathered with a few array operations, whatever the number of rows.
-Invariant: the first `num_tokens` ids of an open slot are its prompt and all that was sampled since, also while the scheduler
-does not know the last of them yet. A slot in a failed step is lost: it has a gap, so its rows are not run, and their
-result is `INVALID_TOKEN`, until the slot is closed or opened again.
+sends only what changed and its inputs are gathered with a few array operations, whatever the number of rows. What few sequences
+have, a grammar, a processor or a wish, is in dicts by slot, so that the others pay nothing for it.
+Invariant: the first `num_tokens` ids of an open slot are its prompt and all that was sampled or forced by its grammar since,
+also while the scheduler does not know the last of them yet. A row that ends before the last of them is not sampled: its result
+is the token that is there. A slot in a failed step is lost: it has a gap, so its rows are not run, and their result is
+`INVALID_TOKEN`, until the slot is closed or opened again.
 """
 
 from __future__ import annotations
@@ -13,30 +15,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from runtime.executor.constraint import Constraint
+from runtime.executor.extras import NO_EXTENSIONS, Extensions, ExtraRow, SlotExtras, open_extras
+from runtime.executor.outputs import Outputs
 from runtime.executor.port import ExecutorLimits
+from runtime.executor.rows import Bools, Ints, Rows, columns
 from runtime.layers.forward import ForwardBatch
-from runtime.messages import INVALID_TOKEN, SlotOpen, StepPlan, StepRow
+from runtime.messages import INVALID_TOKEN, SlotOpen, StepPlan
 from runtime.sampling.sampler import SpecialRow
 from runtime.sampling.steps import SamplingRules, make_rules
-
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """The rows of a plan as columns, each [rows]."""
-
-    slots: Ints
-    starts: Ints
-    ends: Ints
-    samples: Bools
-
-    def keep(self, mask: Bools) -> Rows:
-        return Rows(self.slots[mask], self.starts[mask], self.ends[mask], self.samples[mask])
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +36,12 @@ class PreparedStep:
     """None if there is nothing to compute."""
     rows: Rows
     """The rows that run."""
+    chosen: Rows
+    """Those for which the sampler chooses, in order; the first outputs of the model are theirs."""
     special_rows: list[SpecialRow]
+    extra_rows: list[ExtraRow]
+    num_logits: int
+    """How many of the model's first outputs are wanted as logits at once."""
     is_result: Bools
     """[sampled rows of the plan] False for those that do not run, because their slot is lost."""
 
@@ -55,8 +49,9 @@ class PreparedStep:
 class BatchTable:
     """The state of all slots. Not thread-safe: the executor's worker owns it."""
 
-    def __init__(self, limits: ExecutorLimits) -> None:
+    def __init__(self, limits: ExecutorLimits, extensions: Extensions = NO_EXTENSIONS) -> None:
         self._limits = limits
+        self._extensions = extensions
         num_slots = limits.num_slots
         max_pages = -(-limits.context_length // limits.page_size)
         # Zeros are valid ids and pages, and come from the system untouched, so that unused slots cost no memory.
@@ -67,6 +62,7 @@ class BatchTable:
         self._is_lost = np.zeros(num_slots, dtype=np.bool_)
         self._is_special = np.zeros(num_slots, dtype=np.bool_)
         self._rules: list[SamplingRules | None] = [None] * num_slots
+        self._extras: dict[int, SlotExtras] = {}
 
     def clear(self) -> None:
         """Close every slot."""
@@ -85,17 +81,34 @@ class BatchTable:
         for row in plan.rows:
             if row.new_pages:
                 self._append_pages(row.slot, row.new_pages)
-        return self._gather(_columns(plan.rows))
+        return self._gather(columns(plan.rows))
 
     def commit(self, step: PreparedStep, token_ids: Ints) -> tuple[int, ...]:
-        """Append the sampled `token_ids` [sampled rows that ran] to their slots; returns the answer to the plan."""
-        sampled = step.rows.keep(step.rows.samples)
+        """Append the sampled `token_ids` [chosen rows] to their slots; returns the answer to the plan."""
+        chosen, sampled = step.chosen, step.rows.keep(step.rows.samples)
         # An invalid token ends its request, but a row planned meanwhile still has to find an id that can be looked up.
-        self._token_ids[sampled.slots, sampled.ends] = np.maximum(token_ids, 0)
-        self._num_tokens[sampled.slots] = sampled.ends + 1
+        self._token_ids[chosen.slots, chosen.ends] = np.maximum(token_ids, 0)
+        self._num_tokens[chosen.slots] = chosen.ends + 1
         results = np.full(len(step.is_result), INVALID_TOKEN, dtype=np.int64)
-        results[step.is_result] = token_ids
+        if len(chosen.slots) == len(sampled.slots):
+            results[step.is_result] = token_ids
+        else:  # some were known already
+            known = self._token_ids[sampled.slots, sampled.ends].astype(np.int64)
+            known[np.isin(sampled.indices, chosen.indices)] = token_ids
+            results[step.is_result] = known
         return tuple(results.tolist())
+
+    def append(self, slot: int, token_ids: Sequence[int]) -> None:
+        """Add ids that have to follow; what does not fit in the context any more is left out."""
+        start = int(self._num_tokens[slot])
+        token_ids = token_ids[: self._token_ids.shape[1] - start]
+        self._token_ids[slot, start : start + len(token_ids)] = token_ids
+        self._num_tokens[slot] += len(token_ids)
+
+    def known_ids(self, slot: int, start: int) -> list[int]:
+        """The ids of a slot from position `start` on."""
+        ids: list[int] = self._token_ids[slot, start : self._num_tokens[slot]].tolist()
+        return ids
 
     def lose(self, plan: StepPlan) -> None:
         """The plan failed: its slots miss keys, values or a token from now on."""
@@ -108,6 +121,7 @@ class BatchTable:
         self._num_pages[slot] = 0
         self._is_lost[slot] = False
         self._rules[slot] = None
+        self._extras.pop(slot, None)
 
     def _open(self, opened: SlotOpen) -> None:
         slot, num_tokens = opened.slot, len(opened.token_ids)
@@ -120,6 +134,16 @@ class BatchTable:
         rules = make_rules(opened.params, opened.num_prompt_tokens, opened.masked_token_ids, self._limits.vocab_size)
         self._rules[slot] = rules
         self._is_special[slot] = rules.has_edits or not opened.params.is_greedy
+        self._open_extras(opened)
+
+    def _open_extras(self, opened: SlotOpen) -> None:
+        extras = open_extras(opened, self._extensions, self._limits.vocab_size)
+        if extras is None:
+            return
+        self._extras[opened.slot] = extras
+        self._is_special[opened.slot] |= extras.is_sampled_specially
+        if extras.constraint is not None:
+            self.append(opened.slot, extras.constraint.follow(opened.token_ids[opened.num_prompt_tokens :]))
 
     def _append_pages(self, slot: int, pages: tuple[int, ...]) -> None:
         start = self._num_pages[slot]
@@ -137,14 +161,21 @@ class BatchTable:
         if is_lost.any():
             rows = rows.keep(~is_lost)
         self._check(rows)
-        batch = self._forward_batch(rows) if len(rows.slots) else None
-        return PreparedStep(batch, rows, self._special_rows(rows), is_result)
+        is_chosen = rows.samples & (rows.ends == self._num_tokens[rows.slots])
+        chosen = rows.keep(is_chosen)
+        outputs = Outputs(rows, is_chosen, self._token_ids)
+        extra_rows = self._extra_rows(rows, chosen, outputs) if self._extras else []
+        batch = self._forward_batch(rows, outputs.tokens()) if len(rows.slots) else None
+        special_rows = self._special_rows(chosen)
+        return PreparedStep(batch, rows, chosen, special_rows, extra_rows, outputs.num_logits, is_result)
 
     def _check(self, rows: Rows) -> None:
         num_tokens = self._num_tokens[rows.slots]
         is_wrong = (rows.slots < 0) | (rows.starts < 0) | (rows.ends <= rows.starts) | (rows.ends > num_tokens)
         is_wrong |= rows.ends > self._num_pages[rows.slots] * self._limits.page_size
-        is_wrong |= rows.samples & (rows.ends != num_tokens)
+        is_inside = rows.samples & (rows.ends != num_tokens)  # its result is known: only a grammar can know it
+        if is_inside.any():
+            is_wrong |= is_inside & [self._constraint(int(slot)) is None for slot in rows.slots]
         if is_wrong.any():
             first = int(is_wrong.argmax())
             slot = int(rows.slots[first])
@@ -153,7 +184,11 @@ class BatchTable:
                 f" {num_tokens[first]} tokens in {self._num_pages[slot]} pages"
             )
 
-    def _forward_batch(self, rows: Rows) -> ForwardBatch:
+    def _constraint(self, slot: int) -> Constraint | None:
+        extras = self._extras.get(slot)
+        return None if extras is None else extras.constraint
+
+    def _forward_batch(self, rows: Rows, wanted: Ints) -> ForwardBatch:
         page_size = self._limits.page_size
         counts = rows.ends - rows.starts  # [rows]
         query_starts = np.zeros(len(counts) + 1, dtype=np.int32)
@@ -170,25 +205,27 @@ class BatchTable:
             kv_lengths=torch.from_numpy(rows.ends.astype(np.int32)),
             page_tables=torch.from_numpy(self._pages[:, :num_pages][rows.slots]),
             write_slots=torch.from_numpy(write_slots.astype(np.int32)),
-            logit_rows=torch.from_numpy(query_starts[1:][rows.samples].astype(np.int64) - 1),
+            logit_rows=torch.from_numpy(wanted),
         )
 
-    def _special_rows(self, rows: Rows) -> list[SpecialRow]:
-        sampled = rows.keep(rows.samples)
+    def _special_rows(self, chosen: Rows) -> list[SpecialRow]:
         special: list[SpecialRow] = []
-        for index in np.flatnonzero(self._is_special[sampled.slots]).tolist():
-            slot = int(sampled.slots[index])
+        for index in np.flatnonzero(self._is_special[chosen.slots]).tolist():
+            slot = int(chosen.slots[index])
             rules = self._rules[slot]
             assert rules is not None, "the row was checked, so its slot is open"
-            special.append(SpecialRow(index, rules, self._token_ids[slot, : sampled.ends[index]]))
+            row = SpecialRow(index, rules, self._token_ids[slot, : chosen.ends[index]])
+            extras = self._extras.get(slot)
+            special.append(row if extras is None else extras.extend(row))
         return special
 
-
-def _columns(rows: Sequence[StepRow]) -> Rows:
-    starts = np.array([row.start for row in rows], dtype=np.int64)
-    return Rows(
-        slots=np.array([row.slot for row in rows], dtype=np.int64),
-        starts=starts,
-        ends=starts + np.array([row.num_tokens for row in rows], dtype=np.int64),
-        samples=np.array([row.sample for row in rows], dtype=np.bool_),
-    )
+    def _extra_rows(self, rows: Rows, chosen: Rows, outputs: Outputs) -> list[ExtraRow]:
+        places = {slot: place for place, slot in enumerate(chosen.slots.tolist())}
+        found: list[ExtraRow] = []
+        for index, slot in enumerate(rows.slots.tolist()):
+            extras = self._extras.get(slot)
+            if extras is not None:
+                wish = None if extras.wish is None else outputs.want(extras.wish, index, places.get(slot))
+                row, end, is_sampled = int(rows.indices[index]), int(rows.ends[index]), bool(rows.samples[index])
+                found.append(ExtraRow(row, slot, end, is_sampled, places.get(slot), extras, wish))
+        return found

@@ -20,6 +20,7 @@ import torch
 from kernels import native
 from runtime.clock import Clock, SystemClock
 from runtime.errors import EngineError
+from runtime.executor.extras import NO_EXTENSIONS, Extensions
 from runtime.executor.port import ExecutorLimits, PostResult
 from runtime.executor.step_runner import STEP_ERRORS, Model, StepRunner
 from runtime.layers.forward import KVCache
@@ -45,12 +46,13 @@ class CpuExecutor:
         num_threads: int,
         num_torch_threads: int | None = None,
         clock: Clock | None = None,
+        extensions: Extensions = NO_EXTENSIONS,
     ) -> None:
         """`num_threads` share a kernel's work; PyTorch uses as many, unless it is told to use `num_torch_threads`."""
         self.limits = limits
         self._num_threads = num_threads
         self._num_torch_threads = num_torch_threads or num_threads
-        self._runner = StepRunner(model, kv, limits, clock or SystemClock())
+        self._runner = StepRunner(model, kv, limits, clock or SystemClock(), extensions)
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._worker: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None

@@ -10,14 +10,15 @@ import logging
 from typing import Protocol
 
 import numpy as np
-import torch
+from torch import Tensor
 
 from runtime.clock import Clock
 from runtime.executor.batch import BatchTable, PreparedStep
+from runtime.executor.extras import NO_EXTENSIONS, Extensions
 from runtime.executor.port import ExecutorLimits
 from runtime.executor.warm_up import rehearsal_cache, rehearsal_limits, rehearsal_plans
 from runtime.layers.forward import ForwardBatch, KVCache
-from runtime.messages import StepDone, StepFailed, StepPlan
+from runtime.messages import INVALID_TOKEN, RowExtra, StepDone, StepFailed, StepPlan
 from runtime.sampling.sampler import sample
 from runtime.sampling.steps import Ids
 
@@ -33,20 +34,26 @@ Anything else is a defect of the code, and ends the worker.
 class Model(Protocol):
     """A decoder, as far as the executor needs to know it."""
 
-    def forward(self, batch: ForwardBatch, kv: KVCache) -> torch.Tensor:
-        """Logits [sampled, vocab] float32 of a new tensor; writes the keys and values of the batch's tokens to `kv`."""
+    def hidden_states(self, batch: ForwardBatch, kv: KVCache) -> Tensor:
+        """[wanted, hidden] outputs for `batch.logit_rows`; writes the keys and values of the batch's tokens to `kv`."""
+        ...
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits [rows, vocab] float32 in a new tensor, of rows of `hidden_states`."""
         ...
 
 
 class StepRunner:
     """Runs plans one after the other. Not thread-safe: the executor's worker owns it."""
 
-    def __init__(self, model: Model, kv: KVCache, limits: ExecutorLimits, clock: Clock) -> None:
+    def __init__(
+        self, model: Model, kv: KVCache, limits: ExecutorLimits, clock: Clock, extensions: Extensions = NO_EXTENSIONS
+    ) -> None:
         self._model = model
         self._kv = kv
         self._limits = limits
         self._clock = clock
-        self._table = BatchTable(limits)
+        self._table = BatchTable(limits, extensions)
 
     def run(self, plan: StepPlan) -> StepDone | StepFailed:
         """Compute the step. Raises nothing of `STEP_ERRORS`."""
@@ -72,15 +79,36 @@ class StepRunner:
         started = self._clock.monotonic()
         step = self._table.prepare(plan)
         prepared = self._clock.monotonic()
-        sampled = self._forward(step)
-        computed = self._clock.monotonic()
-        token_ids = self._table.commit(step, sampled)
-        device_s = computed - prepared
+        token_ids, extras = self._forward(step)
+        device_s = self._clock.monotonic() - prepared
         host_s = self._clock.monotonic() - started - device_s
-        return StepDone(step_id=plan.step_id, token_ids=token_ids, device_us=round(device_s * 1e6), host_us=round(host_s * 1e6))
+        return StepDone(
+            step_id=plan.step_id,
+            token_ids=token_ids,
+            extras=extras,
+            device_us=round(device_s * 1e6),
+            host_us=round(host_s * 1e6),
+        )
 
-    def _forward(self, step: PreparedStep) -> Ids:
+    def _forward(self, step: PreparedStep) -> tuple[tuple[int, ...], tuple[RowExtra, ...]]:
         if step.batch is None:
-            return np.empty(0, dtype=np.int64)
-        logits = self._model.forward(step.batch, self._kv)  # [sampled, vocab]
-        return sample(logits, step.special_rows)
+            return self._table.commit(step, np.empty(0, dtype=np.int64)), ()
+        hidden = self._model.hidden_states(step.batch, self._kv)  # [wanted, hidden]
+        logits = self._model.logits(hidden[: step.num_logits])  # [sampled, vocab]
+        for row in step.extra_rows:
+            row.fill_mask()
+        sampled = sample(logits[: len(step.chosen.slots)], step.special_rows)
+        results = self._table.commit(step, sampled)
+        return results, self._extras(step, sampled, logits, hidden[step.num_logits :])
+
+    def _extras(self, step: PreparedStep, sampled: Ids, logits: Tensor, hidden: Tensor) -> tuple[RowExtra, ...]:
+        extras: list[RowExtra] = []
+        for row in step.extra_rows:
+            token_id = INVALID_TOKEN if row.chosen is None else int(sampled[row.chosen])
+            self._table.append(row.slot, row.advance(token_id))
+            is_known = row.is_sampled and (row.chosen is None or token_id != INVALID_TOKEN)
+            known_ids = self._table.known_ids(row.slot, row.end) if is_known else []
+            extra = row.report(known_ids, logits, hidden, self._model.logits)
+            if extra is not None:
+                extras.append(extra)
+        return tuple(extras)

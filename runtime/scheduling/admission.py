@@ -113,7 +113,8 @@ class Admission:
             if request is None:
                 num_late += 1
                 continue
-            request.num_hit_tokens = match.num_cached_tokens
+            most = request.max_cached_tokens
+            request.num_hit_tokens = match.num_cached_tokens if most is None else min(match.num_cached_tokens, most)
             request.tree_order = match.tree_order
             self.queue.rerank(request, self._now)
         return num_late
@@ -170,7 +171,10 @@ class Admission:
         request.stage = Stage.RESERVING
         self.reserving[request.request_id] = request
         self.lead(request, request.num_hit_tokens)
-        self._out.send("cache", ReservePages(request_id=request.request_id, token_ids=request.token_ids))
+        message = ReservePages(
+            request_id=request.request_id, token_ids=request.token_ids, max_cached_tokens=request.max_cached_tokens
+        )
+        self._out.send("cache", message)
 
     def _requeue(self, request: Request) -> None:
         request.stage = Stage.WAITING

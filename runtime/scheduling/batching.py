@@ -1,8 +1,8 @@
 """The requests that hold a slot, and how a step is made of them.
 
-A step closes the gap between tokens planned and tokens wanted under one token budget: first a token for each request that
-generates, then prefills in the order of admission, cut where the budget ends. A budget smaller than the number of
-generating requests goes round among them.
+A step closes the gap between tokens planned and tokens wanted under one token budget: first those of each request that
+generates, which is one token or the run that its grammar forced, then prefills in the order of admission, cut where the budget
+ends. A budget smaller than what the generating requests need goes round among them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,16 @@ from runtime.scheduling.stopping import masked_ids
 class Step:
     """A planned step: its plan, and the request of each row."""
 
-    __slots__ = ("num_decode_tokens", "num_prefill_tokens", "num_samples", "opened", "plan", "requests", "wanting")
+    __slots__ = (
+        "num_decode_tokens",
+        "num_prefill_tokens",
+        "num_samples",
+        "opened",
+        "plan",
+        "planned_at",
+        "requests",
+        "wanting",
+    )
 
     def __init__(self) -> None:
         self.plan: StepPlan
@@ -27,6 +36,7 @@ class Step:
         self.num_samples = 0
         self.num_prefill_tokens = 0
         self.num_decode_tokens = 0
+        self.planned_at = 0.0
 
 
 class Batch:
@@ -73,25 +83,31 @@ class Batch:
         return step
 
     def _plan_decodes(self, step: Step, step_id: int, rows: list[StepRow]) -> None:
-        budget = self.budget_tokens
+        budget, num_inside = self.budget_tokens, 0
         for request in self.decoding:  # the hot loop: a few hundred rounds per step
-            start = request.num_planned_tokens
-            if start >= request.num_target_tokens or start >= request.capacity_tokens:
+            start, end, capacity = request.num_planned_tokens, request.length, request.capacity_tokens
+            if start >= request.num_target_tokens or start >= capacity:
                 continue  # all is planned, or no page yet
-            if len(rows) == budget:
+            if budget == 0:
                 break
-            rows.append(StepRow(slot=request.slot, start=start, num_tokens=1, new_pages=request.pages, sample=True))
+            sample = True
+            if end - start > 1:  # a run that the grammar forced
+                end = min(end, capacity, start + budget)
+                sample = end == request.length
+                num_inside += not sample
+            rows.append(StepRow(slot=request.slot, start=start, num_tokens=end - start, new_pages=request.pages, sample=sample))
             request.pages = ()
-            start += 1
-            request.num_planned_tokens = start
-            request.length = start + 1
+            budget -= end - start
+            request.num_planned_tokens = end
+            request.length += sample
             request.num_in_flight_rows += 1
             request.last_step = step_id
             step.requests.append(request)
-            if start >= request.capacity_tokens and start < request.num_target_tokens:
+            if end >= capacity and end < request.num_target_tokens:
                 step.wanting.append(request)
-        step.num_samples = step.num_decode_tokens = len(rows)
-        if len(rows) == budget:
+        step.num_samples = len(rows) - num_inside
+        step.num_decode_tokens = self.budget_tokens - budget
+        if budget == 0:
             self._rotate(step.requests)
 
     def _rotate(self, served: list[Request]) -> None:
@@ -100,7 +116,7 @@ class Batch:
             self.decoding[request] = None
 
     def _plan_prefills(self, step: Step, step_id: int, rows: list[StepRow]) -> list[SlotOpen]:
-        budget = self.budget_tokens - len(rows)
+        budget = self.budget_tokens - step.num_decode_tokens
         opens: list[SlotOpen] = []
         computed: list[Request] = []
         for request in self.prefilling:
@@ -135,6 +151,7 @@ class Batch:
 def _open(request: Request) -> SlotOpen:
     pages, request.pages = request.pages, ()
     request.is_opened = True
+    gathering = request.gathering
     return SlotOpen(
         slot=request.slot,
         token_ids=request.token_ids,
@@ -142,6 +159,9 @@ def _open(request: Request) -> SlotOpen:
         pages=pages,
         params=request.params,
         masked_token_ids=masked_ids(request),
+        grammar_key=request.grammar_key,
+        logprobs=None if gathering is None else gathering.options,
+        returns_hidden_states=gathering is not None and gathering.returns_hidden_states,
     )
 
 

@@ -47,7 +47,11 @@ class Outbox:
     def add_row(self, request: Request, token_ids: tuple[int, ...], finish: Finish | None) -> None:
         if not request.is_text_open:
             self.open_text(request)
-        self.rows.append(TokenRow(request.request_id, token_ids, finish))
+        gathering = request.gathering
+        if gathering is None or (finish is not None and finish.type == "abort"):
+            self.rows.append(TokenRow(request.request_id, token_ids, finish))
+        else:
+            self.rows.append(TokenRow(request.request_id, token_ids, finish, *gathering.take()))
 
     def close_text(self, request: Request) -> None:
         """The sequence ends without a result row."""

@@ -33,5 +33,9 @@ class GrammarAnswers:
             del self._answers[next(iter(self._answers))]
         return [request for request in self._waiting.pop(key, ()) if request.stage is Stage.WAITING]
 
+    def num_waiting(self) -> int:
+        """Requests that wait for their grammar."""
+        return sum(request.stage is Stage.WAITING for requests in self._waiting.values() for request in requests)
+
     def is_awaited_by(self, request: Request) -> bool:
         return any(request in requests for requests in self._waiting.values())

@@ -86,9 +86,9 @@ def _check_progress(state: Scheduling, request: Request) -> None:
     if request.stage is not Stage.RUNNING:
         return
     assert request.num_computed_tokens <= request.num_planned_tokens <= request.capacity_tokens, "a row has no page"
-    num_known = request.num_prompt_tokens + len(request.output_ids)
+    num_known = request.num_known_tokens
     num_sampling = sum(
-        row.sample
+        row.sample and row.start + row.num_tokens >= num_known
         for step in state.in_flight
         for row, owner in zip(step.plan.rows, step.requests, strict=True)
         if owner is request

@@ -53,6 +53,16 @@ class PageLedger:
     def publish(self, request: Request) -> None:
         self._publishes[request.lease_id] = request.num_published_tokens
 
+    def want(self, request: Request) -> None:
+        """The request needs more pages, and if it is stalled it has asked already."""
+        if request not in self.stalled:
+            self.wanting[request] = None
+
+    @property
+    def num_stalled_pages(self) -> int:
+        """What the stalled requests need to go on."""
+        return sum([request.num_wanted_pages for request in self.stalled])
+
     def ask_again(self) -> None:
         """Pages may have come or gone in another way than by settling."""
         self.wanting.update(self.stalled)
@@ -69,7 +79,7 @@ class PageLedger:
             retired_step=retired_step,
             publishes=tuple([Publish(lease_id, num) for lease_id, num in self._publishes.items()]),
             releases=tuple(self._releases),
-            grows=tuple([Grow(request.lease_id, 1) for request in self.wanting]),
+            grows=tuple([Grow(request.lease_id, request.num_wanted_pages) for request in self.wanting]),
         )
         self._publishes.clear()
         self._releases.clear()

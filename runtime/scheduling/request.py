@@ -9,6 +9,7 @@ from __future__ import annotations
 from enum import Enum
 
 from runtime.messages import Admit
+from runtime.scheduling.gathering import gathering_for
 
 HASH_STRIDE_PAGES = 64
 
@@ -30,8 +31,11 @@ class Request:
 
     __slots__ = (
         "arrival",
+        "arrived",
         "capacity_tokens",
         "followers",
+        "gathering",
+        "grammar_key",
         "is_front",
         "is_opened",
         "is_queued",
@@ -73,6 +77,9 @@ class Request:
         self.text = admit.text
         self.priority = admit.priority
         self.arrival = arrival
+        self.arrived = admit.arrived
+        self.grammar_key = admit.grammar_key
+        self.gathering = gathering_for(admit)
         self.max_new_tokens = max_new_tokens
         self.stop_ids = stop_ids
         self.page_size = page_size
@@ -111,10 +118,25 @@ class Request:
         self.last_step = 0
 
     @property
+    def num_known_tokens(self) -> int:
+        """Prompt and what was generated; a sample in flight is not known yet."""
+        return self.num_prompt_tokens + len(self.output_ids)
+
+    @property
+    def num_wanted_pages(self) -> int:
+        """How many pages to ask for when one is needed: a grammar may have added many tokens at once."""
+        num_tokens = min(self.length, self.num_target_tokens) - self.capacity_tokens
+        return max(-(-num_tokens // self.page_size), 1)
+
+    @property
+    def max_cached_tokens(self) -> int | None:
+        """The cache has no outputs of the tokens after these, and they are wanted; None: it may have all."""
+        return None if self.gathering is None else self.gathering.max_cached_tokens
+
+    @property
     def num_reserved_tokens(self) -> int:
         """What the pages hold that all known tokens need."""
-        num_tokens = self.num_prompt_tokens + len(self.output_ids)
-        return -(-num_tokens // self.page_size) * self.page_size
+        return -(-self.num_known_tokens // self.page_size) * self.page_size
 
     @property
     def num_own_pages(self) -> int:
@@ -124,7 +146,8 @@ class Request:
     @property
     def num_shareable_pages(self) -> int:
         """Full pages that may come from the cache: the last token never does, since its logits are needed."""
-        return (len(self.token_ids) - 1) // self.page_size
+        most, last = self.max_cached_tokens, len(self.token_ids) - 1
+        return (last if most is None else min(most, last)) // self.page_size
 
     @property
     def num_remaining_tokens(self) -> int:

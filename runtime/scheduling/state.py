@@ -25,11 +25,12 @@ from runtime.messages import (
     PagesGranted,
     PrefixMatched,
     RequestFailed,
+    RowExtra,
     SchedulerState,
     StepDone,
     StepFailed,
+    StepRow,
     StepSettled,
-    StepStats,
 )
 from runtime.scheduling.admission import Admission
 from runtime.scheduling.batching import Batch, Step
@@ -40,7 +41,8 @@ from runtime.scheduling.invariants import check_invariants
 from runtime.scheduling.ledger import PageLedger
 from runtime.scheduling.policy import Policy
 from runtime.scheduling.request import Request, Stage
-from runtime.scheduling.stopping import finish_after, stop_ids
+from runtime.scheduling.statistics import Statistics
+from runtime.scheduling.stopping import stop_ids, take_tokens
 
 NO_BUDGET_LIMIT = 2**62
 STEP_FAILED = InternalError("the engine failed to compute this request").failure
@@ -85,8 +87,7 @@ class Scheduling:
         self._planned_step = 0
         self._retired_step = 0
         self._num_arrivals = 0
-        self._num_retracted = 0
-        self._is_reported_idle = False
+        self._statistics = Statistics(limits, self.batch, self.ledger)
         self._now = 0.0
 
     # -- what the shell needs ------------------------------------------------------------------------------------------
@@ -226,7 +227,7 @@ class Scheduling:
         One that runs alone gives way too: it finds its own pages again, and if it does not fit even so, it is denied and fails.
         """
         num_freed_pages = 0
-        while len(self.ledger.stalled) > num_freed_pages:
+        while self.ledger.num_stalled_pages > num_freed_pages:
             victim = self._policy.victim(self.batch.requests())
             num_freed_pages += victim.num_own_pages
             self._retract(victim)
@@ -235,7 +236,7 @@ class Scheduling:
         """Its rows in flight still bring tokens, so it is not admitted again before they have."""
         self._vacate(request)
         self.admission.retracted(request)
-        self._num_retracted += 1
+        self._statistics.num_retracted += 1
 
     def _vacate(self, request: Request) -> None:
         """Out of the batch. A row in flight may be left: its step fences the pages."""
@@ -262,9 +263,11 @@ class Scheduling:
             if step is None:
                 return
             self._planned_step += 1
+            step.planned_at = self._now
             self.in_flight.append(step)
             self._out.send("executor", step.plan)
-            self.ledger.wanting.update(dict.fromkeys(step.wanting))
+            for request in step.wanting:
+                self.ledger.want(request)
             self._settle()
 
     def step_done(self, message: StepDone) -> None:
@@ -275,7 +278,8 @@ class Scheduling:
         if len(message.token_ids) != step.num_samples:
             raise EngineError(f"step {message.step_id} returned {len(message.token_ids)} tokens, not {step.num_samples}")
         token_ids = iter(message.token_ids)
-        for row, request in zip(step.plan.rows, step.requests, strict=True):
+        extras = {extra.row: extra for extra in message.extras}
+        for index, (row, request) in enumerate(zip(step.plan.rows, step.requests, strict=True)):
             token_id = next(token_ids) if row.sample else None
             request.num_in_flight_rows -= 1
             if request.stage is Stage.ENDED:
@@ -284,13 +288,12 @@ class Scheduling:
                 request.num_computed_tokens = row.start + row.num_tokens
                 if row.start < request.num_publishable_tokens:
                     self._publish(request)
-            if token_id is not None:
-                self._accept(request, token_id)
-            elif request.max_new_tokens == 0:
-                self._end_without_output(request)
+            self._hand_out(request, row, token_id, extras.get(index))
         self.admission.estimate.step()
         self._out.flush_text(message.step_id)
-        self._out.send("metrics", self._stats(step, message))
+        num_grammar_queued = self._grammars.num_waiting()
+        stats = self._statistics.step(step, message, num_queued=self.num_waiting, num_grammar_queued=num_grammar_queued)
+        self._out.send("metrics", stats)
 
     def step_failed(self, message: StepFailed) -> None:
         """The requests of the step fail. Raises `EngineError` if the engine is lost."""
@@ -317,15 +320,40 @@ class Scheduling:
             self.ledger.publish(request)
             self.admission.lead(request, num_tokens)
 
-    def _accept(self, request: Request, token_id: int) -> None:
+    def _hand_out(self, request: Request, row: StepRow, token_id: int | None, extra: RowExtra | None) -> None:
+        """What a row brought to a request that is still open."""
+        if extra is not None and extra.failure is not None:
+            self._fail(request, extra.failure)
+            return
+        if extra is not None and request.gathering is not None:
+            request.gathering.add(row, extra)
+        if token_id is not None:
+            self._accept(request, row.start + row.num_tokens, token_id, extra)
+        elif request.max_new_tokens == 0:
+            self._end_without_output(request)
+
+    def _accept(self, request: Request, position: int, token_id: int, extra: RowExtra | None) -> None:
+        """Add the result at `position`, unless the row before brought it already, as forced by the grammar."""
         if token_id == INVALID_TOKEN:
             self._fail(request, INVALID_NUMBERS)
             return
-        request.output_ids.append(token_id)
-        finish = finish_after(request, token_id)
-        self._out.add_row(request, (token_id,), finish)
+        if position < request.num_known_tokens:
+            if request.output_ids[position - request.num_prompt_tokens] != token_id:
+                raise EngineError(f"the executor gave token {token_id} where the grammar had forced another")
+            return
+        token_ids, finish = take_tokens(request, token_id, extra)
+        self._out.add_row(request, token_ids, finish)
         if finish is not None:
             self._end(request)
+        elif len(token_ids) > 1:
+            self._lengthen(request)
+
+    def _lengthen(self, request: Request) -> None:
+        """Tokens were forced: they are known before they are planned, and may need pages."""
+        if request.stage is Stage.RUNNING:
+            request.length = max(request.length, request.num_known_tokens)
+            if request.length > request.capacity_tokens:
+                self.ledger.want(request)
 
     def _end_without_output(self, request: Request) -> None:
         if request.num_computed_tokens == request.num_prompt_tokens:
@@ -333,29 +361,9 @@ class Scheduling:
             self._end(request)
 
     def _report_idle(self) -> None:
-        """A step's numbers are out of date once its requests have ended, so say when nothing is left, and at the start."""
-        is_idle = not (self.requests or self.in_flight) and self.ledger.is_quiet
-        if is_idle and not self._is_reported_idle:
-            self._out.send("metrics", self._stats(Step(), StepDone(step_id=self._retired_step, token_ids=())))
-        self._is_reported_idle = is_idle
-
-    def _stats(self, step: Step, done: StepDone) -> StepStats:
-        page_size, num_retracted = self.limits.page_size, self._num_retracted
-        self._num_retracted = 0
-        return StepStats(
-            num_prefill_tokens=step.num_prefill_tokens,
-            num_decode_tokens=step.num_decode_tokens,
-            num_new_sequences=len(step.opened),
-            num_cached_tokens=sum([request.num_cached_tokens for request in step.opened]),
-            num_new_prompt_tokens=sum([request.num_prompt_tokens for request in step.opened]),
-            num_running=len(self.batch),
-            num_queued=self.num_waiting,
-            num_used_tokens=(self.limits.num_pages - self.ledger.num_available_pages) * page_size,
-            num_total_tokens=self.limits.num_pages * page_size,
-            num_retracted=num_retracted,
-            device_us=done.device_us,
-            host_us=done.host_us,
-        )
+        stats = self._statistics.idle(not (self.requests or self.in_flight) and self.ledger.is_quiet)
+        if stats is not None:
+            self._out.send("metrics", stats)
 
 
 def _budget(chunked_prefill_size: int) -> int:

@@ -1,12 +1,12 @@
-"""When a sequence ends: by count, then by token id. Stop strings are the Detokenizer's, which sees text.
+"""When a sequence ends: by its grammar, by count, then by token id. Stop strings are the Detokenizer's, which sees text.
 
-The order is SGLang's: the count comes first, even if the last token is an end-of-sequence id. `ignore_eos` switches off
-all ids, the client's own `stop_token_ids` too.
+The order is SGLang's: the count comes before the ids, even if the last token is an end-of-sequence id. `ignore_eos` switches
+off all ids, the client's own `stop_token_ids` too. A grammar that is complete comes first: what it promised is all there.
 """
 
 from __future__ import annotations
 
-from runtime.messages import Finish
+from runtime.messages import Finish, RowExtra
 from runtime.params import SamplingParams
 from runtime.scheduling.request import Request
 
@@ -33,3 +33,23 @@ def finish_after(request: Request, token_id: int) -> Finish | None:
     if token_id in request.stop_ids:
         return Finish("stop", matched=token_id)
     return None
+
+
+def take_tokens(request: Request, token_id: int, extra: RowExtra | None) -> tuple[tuple[int, ...], Finish | None]:
+    """Add a sampled token and those that its grammar forces to the output, as far as the sequence goes.
+
+    Returns the tokens that were added, and why the sequence ends with the last of them.
+    """
+    if extra is None:
+        request.output_ids.append(token_id)
+        return (token_id,), finish_after(request, token_id)
+    token_ids = (token_id, *extra.forced_ids)
+    for num_taken, taken_id in enumerate(token_ids, 1):
+        request.output_ids.append(taken_id)
+        finish = finish_after(request, taken_id)
+        if num_taken == len(token_ids) and extra.is_complete:
+            is_stop_id = finish is not None and finish.type == "stop"
+            return token_ids, finish if is_stop_id else Finish("stop")
+        if finish is not None:
+            return token_ids[:num_taken], finish
+    return token_ids, None

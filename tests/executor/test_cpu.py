@@ -176,14 +176,14 @@ def test_after_a_retraction_earlier_output_still_counts(min_new_tokens: int, is_
 
 @bench_test
 async def test_logits_that_are_not_finite_end_one_row(bench: Bench) -> None:
-    forward = bench.model.forward
+    compute = bench.model.hidden_states
 
     def poisoned(batch, kv):  # type: ignore[no-untyped-def]
-        logits = forward(batch, kv)
+        logits = compute(batch, kv)
         logits[0, 5] = torch.nan
         return logits
 
-    bench.model.forward = poisoned  # type: ignore[method-assign]
+    bench.model.hidden_states = poisoned  # type: ignore[method-assign]
     opens = (opened(0, (3, 1)), opened(1, (4, 5)))
     assert await bench.tokens(StepPlan(step_id=0, opens=opens, rows=(row(0, 0, 6), row(1, 0, 6)))) == (INVALID_TOKEN, OUTPUT[0])
     assert await bench.tokens(StepPlan(step_id=1, rows=(row(0, 6, 1), row(1, 6, 1)))) == (INVALID_TOKEN, OUTPUT[1])

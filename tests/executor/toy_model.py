@@ -27,7 +27,11 @@ class ToyModel:
         self.num_calls = 0
         self.threads: set[threading.Thread] = set()
 
-    def forward(self, batch: ForwardBatch, kv: KVCache) -> torch.Tensor:
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        return hidden.clone()
+
+    def hidden_states(self, batch: ForwardBatch, kv: KVCache) -> torch.Tensor:
+        """The logits themselves."""
         self.num_calls += 1
         self.threads.add(threading.current_thread())
         if self.hooks:

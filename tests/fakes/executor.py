@@ -14,8 +14,24 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import numpy as np
+
+from runtime.executor.constraint import Constraint
 from runtime.executor.port import ExecutorLimits, PostResult
-from runtime.messages import INVALID_TOKEN, SlotOpen, StepDone, StepFailed, StepPlan, StepRow
+from runtime.messages import (
+    INVALID_TOKEN,
+    RowExtra,
+    SlotOpen,
+    StepDone,
+    StepFailed,
+    StepPlan,
+    StepRow,
+    TokenLogprobs,
+    joined_logprobs,
+)
+from runtime.params import LogprobOptions
+from runtime.sampling.matcher import MatcherSource
+from tests.fakes.matcher import ScriptedMatchers, allowed_ids
 
 Schedule = Callable[[Callable[[], object]], object]
 
@@ -33,6 +49,32 @@ def next_token(prefix: Sequence[int], vocab_size: int, masked: Iterable[int] = (
     return token_id
 
 
+def token_value(prefix: Sequence[int], token_id: int) -> float:
+    """What the fake calls the log probability of `token_id` after `prefix`."""
+    return -next_token([*prefix, token_id], 997) / 64
+
+
+def logprobs_after(prefix: Sequence[int], token_id: int, options: LogprobOptions, vocab_size: int) -> TokenLogprobs:
+    """The entry of `token_id` after `prefix`; nothing comes before the first token."""
+    if not prefix:
+        return TokenLogprobs((token_id,), (None,), (None,) if options.num_top else (), (None,) if options.token_ids else ())
+    best = tuple((other, token_value(prefix, other)) for other in range(min(options.num_top, vocab_size)))
+    chosen = tuple((other, token_value(prefix, other)) for other in options.token_ids)
+    values = (token_value(prefix, token_id),)
+    return TokenLogprobs((token_id,), values, (best,) if best else (), (chosen,) if chosen else ())
+
+
+def hidden_state(prefix: Sequence[int]) -> tuple[float, ...]:
+    """The output for the last token of `prefix`."""
+    return (float(next_token(prefix, 2**20)),)
+
+
+def constrained_token(prefix: Sequence[int], num_prompt_tokens: int, key: str, vocab_size: int) -> int | None:
+    """What the fake says after `prefix` under the scripted grammar `key`; None where that is complete."""
+    allowed = allowed_ids(key, prefix[num_prompt_tokens:], vocab_size)
+    return next_token(prefix, vocab_size, set(range(vocab_size)) - set(allowed)) if allowed else None
+
+
 def expected_output(prompt: Sequence[int], num_tokens: int, vocab_size: int) -> list[int]:
     """The `num_tokens` tokens that the fake generates after `prompt`."""
     token_ids = list(prompt)
@@ -48,6 +90,7 @@ class Slot:
     opened: SlotOpen
     token_ids: list[int]
     pages: list[int]
+    constraint: Constraint | None = None
     is_lost: bool = False
 
 
@@ -70,6 +113,9 @@ class FakeExecutor:
     """Every plan ever submitted."""
     invalid_slots: set[int] = field(default_factory=set)
     """Slots whose logits are not finite."""
+    matchers: MatcherSource | None = None
+    """Scripted grammars, if none are given."""
+    jumps_forward: bool = True
 
     def __post_init__(self) -> None:
         self.slots: dict[int, Slot] = {}
@@ -117,7 +163,7 @@ class FakeExecutor:
         pending = self._pending.popleft() if self._pending else None
         if pending is None:
             return None
-        result = pending.failure or StepDone(step_id=pending.plan.step_id, token_ids=self._run(pending.plan))
+        result = pending.failure or self._run(pending.plan)
         if pending.failure is not None:
             self._lose(pending.plan)
         if self._post is not None:
@@ -137,13 +183,19 @@ class FakeExecutor:
     # -----------------------------------------------------------------------------------------------------------------
     # One step
 
-    def _run(self, plan: StepPlan) -> tuple[int, ...]:
+    def _run(self, plan: StepPlan) -> StepDone:
         self._apply(plan)
         live = [row for row in plan.rows if not self.slots[row.slot].is_lost]
         self._check_writes(live)
         for row in live:
             self._write(row)
-        return tuple(self._sample(row) for row in plan.rows if row.sample)
+        token_ids = [self._sample(row) if row.sample else None for row in plan.rows]
+        found = [self._extra(index, row, token_ids[index]) for index, row in enumerate(plan.rows)]
+        return StepDone(
+            step_id=plan.step_id,
+            token_ids=tuple(token_id for token_id in token_ids if token_id is not None),
+            extras=tuple(extra for extra in found if extra is not None),
+        )
 
     def _apply(self, plan: StepPlan) -> None:
         for slot in plan.closes:
@@ -165,7 +217,11 @@ class FakeExecutor:
         if not 1 <= opened.num_prompt_tokens <= len(opened.token_ids) <= self.limits.context_length:
             raise BrokenPlan(f"slot {opened.slot} opens with {len(opened.token_ids)} tokens")
         pages = list(self._checked_pages(opened.pages))
-        self.slots[opened.slot] = Slot(opened, list(opened.token_ids), pages)
+        slot = self.slots[opened.slot] = Slot(opened, list(opened.token_ids), pages)
+        if opened.grammar_key is not None:
+            matchers = self.matchers or ScriptedMatchers(self.limits.vocab_size)
+            slot.constraint = Constraint(opened, matchers, self.limits.vocab_size, jumps_forward=self.jumps_forward)
+            slot.token_ids += slot.constraint.follow(opened.token_ids[opened.num_prompt_tokens :])
 
     def _checked_pages(self, pages: tuple[int, ...]) -> tuple[int, ...]:
         for page in pages:
@@ -182,7 +238,7 @@ class FakeExecutor:
                 raise BrokenPlan(
                     f"slot {row.slot} has {len(slot.token_ids)} tokens; positions {row.start} to {end} were planned"
                 )
-            if row.sample and end != len(slot.token_ids):
+            if row.sample and end != len(slot.token_ids) and slot.constraint is None:
                 raise BrokenPlan(f"slot {row.slot} is sampled at position {end} of {len(slot.token_ids)}")
             if end > len(slot.pages) * self.limits.page_size:
                 raise BrokenPlan(f"slot {row.slot} has {len(slot.pages)} pages, too few for {end} tokens")
@@ -209,12 +265,67 @@ class FakeExecutor:
         return slot.pages[page], offset
 
     def _sample(self, row: StepRow) -> int:
-        slot = self.slots[row.slot]
+        slot, end = self.slots[row.slot], row.start + row.num_tokens
         if slot.is_lost:
             return INVALID_TOKEN
-        token_id = next_token(self._attend(slot, row), self.limits.vocab_size, self._masked(slot))
+        prefix = self._attend(slot, row)
+        if end < len(slot.token_ids):
+            return slot.token_ids[end]  # the grammar has forced it
+        masked = self._masked(slot)
+        is_broken = slot.constraint is not None and row.slot in self.invalid_slots
+        if is_broken or len(masked) == self.limits.vocab_size:  # the last is so behind the end of a grammar
+            slot.token_ids.append(0)  # a row planned meanwhile has to find something
+            return INVALID_TOKEN
+        token_id = next_token(prefix, self.limits.vocab_size, masked)
         slot.token_ids.append(token_id)
+        if slot.constraint is not None:
+            slot.token_ids += slot.constraint.advance(token_id)
         return INVALID_TOKEN if row.slot in self.invalid_slots else token_id
+
+    def _extra(self, index: int, row: StepRow, token_id: int | None) -> RowExtra | None:
+        slot = self.slots[row.slot]
+        opened, constraint = slot.opened, slot.constraint
+        if slot.is_lost or (opened.logprobs is None and not opened.returns_hidden_states and constraint is None):
+            return None
+        if constraint is not None and constraint.failure is not None:
+            return RowExtra(row=index, failure=constraint.failure)
+        end = row.start + row.num_tokens
+        forced_ids, is_complete = self._forced(slot, end) if token_id not in (None, INVALID_TOKEN) else ((), False)
+        prefix = self._attend(slot, row)
+        logprobs = None
+        if opened.logprobs is not None and token_id is not None and token_id >= 0:
+            logprobs = logprobs_after(prefix, token_id, opened.logprobs, self.limits.vocab_size)
+        return RowExtra(
+            row=index,
+            logprobs=logprobs,
+            prompt_logprobs=self._prompt_logprobs(slot, row, prefix),
+            hidden_states=tuple(hidden_state(prefix[: i + 1]) for i in range(row.start, end))
+            if opened.returns_hidden_states
+            else None,
+            forced_ids=forced_ids,
+            is_complete=is_complete,
+        )
+
+    def _forced(self, slot: Slot, end: int) -> tuple[tuple[int, ...], bool]:
+        constraint = slot.constraint
+        if constraint is None:
+            return (), False
+        if not constraint.is_told_ahead:
+            return (), end + 1 == len(slot.token_ids) and constraint.is_complete
+        start, constraint.num_told = max(end + 1, constraint.num_told), len(slot.token_ids)
+        return tuple(slot.token_ids[start:]), constraint.is_complete
+
+    def _prompt_logprobs(self, slot: Slot, row: StepRow, prefix: list[int]) -> TokenLogprobs | None:
+        """Of the tokens from `prompt_start` on that follow a token of the row, and of the first one of all."""
+        options, num_prompt = slot.opened.logprobs, slot.opened.num_prompt_tokens
+        if options is None or options.prompt_start is None:
+            return None
+        first = max(options.prompt_start, row.start + 1 if row.start else 0)
+        parts = [
+            logprobs_after(prefix[:i], slot.token_ids[i], options, self.limits.vocab_size)
+            for i in range(first, min(row.start + row.num_tokens + 1, num_prompt))
+        ]
+        return joined_logprobs(parts) if parts else None
 
     def _attend(self, slot: Slot, row: StepRow) -> list[int]:
         """What the page table leads to at every position up to the row's end."""
@@ -224,9 +335,18 @@ class FakeExecutor:
                 raise BrokenPlan(f"slot {row.slot} reads page {place[0]} at offset {place[1]}, which was never written")
         return [self.kv[place] for place in places]
 
-    def _masked(self, slot: Slot) -> tuple[int, ...]:
+    def _masked(self, slot: Slot) -> frozenset[int]:
         num_generated = len(slot.token_ids) - slot.opened.num_prompt_tokens
-        return slot.opened.masked_token_ids if num_generated < slot.opened.params.min_new_tokens else ()
+        masked = slot.opened.masked_token_ids if num_generated < slot.opened.params.min_new_tokens else ()
+        return frozenset(masked) | self._forbidden(slot)
+
+    def _forbidden(self, slot: Slot) -> frozenset[int]:
+        """Ids that the grammar does not allow."""
+        if slot.constraint is None:
+            return frozenset()
+        slot.constraint.fill_mask()
+        bits = np.unpackbits(slot.constraint.mask.view(np.uint8), bitorder="little")[: self.limits.vocab_size]
+        return frozenset(np.flatnonzero(bits == 0).tolist())
 
     def _lose(self, plan: StepPlan) -> None:
         """The plan failed after its slots and pages were changed: its sequences have gaps from now on."""

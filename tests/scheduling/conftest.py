@@ -32,10 +32,12 @@ from runtime.messages import (
     StepStats,
     TextOpen,
     TokenBatch,
+    TokenLogprobs,
+    TokenRow,
     UnwatchPrefix,
     WatchPrefix,
 )
-from runtime.params import SamplingParams, TextOptions
+from runtime.params import LogprobOptions, SamplingParams, TextOptions
 from runtime.scheduling.effects import Effect
 from runtime.scheduling.policy import load_policy
 from runtime.scheduling.request import Request
@@ -69,6 +71,8 @@ def make_admit(
     ignore_eos: bool = False,
     priority: int = 0,
     grammar_key: str | None = None,
+    logprobs: LogprobOptions | None = None,
+    returns_hidden_states: bool = False,
 ) -> Admit:
     params = SamplingParams(
         max_new_tokens=max_new_tokens,
@@ -83,6 +87,8 @@ def make_admit(
         text=TextOptions(),
         priority=priority,
         grammar_key=grammar_key,
+        logprobs=logprobs,
+        returns_hidden_states=returns_hidden_states,
     )
 
 
@@ -109,6 +115,9 @@ class Outputs:
         self.finishes: dict[int, Finish] = {}
         self.failures: dict[int, Failure] = {}
         self.num_terminals: Counter[int] = Counter()
+        self.logprobs: dict[int, list[TokenLogprobs]] = {}
+        self.prompt_logprobs: dict[int, list[TokenLogprobs]] = {}
+        self.hidden_states: dict[int, list[tuple[float, ...]]] = {}
 
     def text(self, batch: TokenBatch) -> None:
         for opened in batch.opens:
@@ -119,6 +128,7 @@ class Outputs:
             assert row.request_id not in self.closed, "a row comes after the sequence was closed"
             assert row.request_id not in self.finishes, "a row comes after the last one"
             self.token_ids.setdefault(row.request_id, []).extend(row.token_ids)
+            self._note_extras(row)
             if row.finish is not None:
                 self.finishes[row.request_id] = row.finish
                 self.num_terminals[row.request_id] += 1
@@ -127,6 +137,14 @@ class Outputs:
             assert request_id not in self.closed, "a sequence is closed twice"
             assert request_id not in self.finishes, "a sequence is closed after its last row"
             self.closed.add(request_id)
+
+    def _note_extras(self, row: TokenRow) -> None:
+        if row.logprobs is not None:
+            assert row.logprobs.token_ids == row.token_ids, "one entry per token"
+            self.logprobs.setdefault(row.request_id, []).append(row.logprobs)
+        if row.prompt_logprobs is not None:
+            self.prompt_logprobs.setdefault(row.request_id, []).append(row.prompt_logprobs)
+        self.hidden_states.setdefault(row.request_id, []).extend(row.hidden_states or ())
 
     def failed(self, message: RequestFailed) -> None:
         self.failures[message.request_id] = message.failure
@@ -184,7 +202,7 @@ class World:
             return False
         match self.to_cache.popleft():
             case ReservePages() as message:
-                self.from_cache.append(self.cache.reserve(message.request_id, message.token_ids))
+                self.from_cache.append(self.cache.reserve(message.request_id, message.token_ids, message.max_cached_tokens))
             case SettleStep() as message:
                 self.from_cache.append(self.cache.settle(message))
             case WatchPrefix() as message:

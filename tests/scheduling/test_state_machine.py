@@ -11,9 +11,19 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from runtime.errors import Failure
-from runtime.messages import Abort, AbortCause, Admit, GrammarFailed, GrammarReady, PagesDenied, StepDone
-from runtime.params import SamplingParams, TextOptions
-from tests.fakes.executor import next_token
+from runtime.messages import (
+    Abort,
+    AbortCause,
+    Admit,
+    GrammarFailed,
+    GrammarReady,
+    PagesDenied,
+    StepDone,
+    joined_logprobs,
+)
+from runtime.params import LogprobOptions, SamplingParams, TextOptions
+from tests.fakes.executor import constrained_token, hidden_state, logprobs_after, next_token
+from tests.fakes.matcher import allowed_ids
 from tests.scheduling.conftest import World, make_limits
 
 EOS = (3,)
@@ -22,6 +32,16 @@ GRAMMAR_FAILURE = Failure(status=400, type="invalid_request_error", message="no 
 SILENT_CAUSES = ("disconnect", "deadline", "restart", "stop_string")
 CAUSES = st.sampled_from(("disconnect", "stop_string", "deadline", "api", "restart"))
 STEMS = ((1, 2, 1, 2, 1, 2, 1, 2, 1), (1, 2, 1, 1, 1, 2, 2, 2), (5, 5, 5, 5, 5, 5, 5))
+READY_KEYS = ("c", "d", "e", "f", "h")
+"""Grammars that are ready from the beginning; "a" and "b" are answered now and then."""
+WISHES = (
+    *((None, False),) * 4,
+    (LogprobOptions(), False),
+    (LogprobOptions(num_top=2, prompt_start=0), False),
+    (LogprobOptions(token_ids=(1, 7), prompt_start=4), False),
+    (LogprobOptions(prompt_start=50), True),
+    (None, True),
+)
 POLICIES = st.sampled_from(("fcfs", "lpm", "dfs-weight", "random", "priority"))
 
 
@@ -74,6 +94,8 @@ class SchedulerMachine(RuleBasedStateMachine):
             schedule_conservativeness=conservativeness,
             max_queued_requests=max_queued,
         )
+        for key in READY_KEYS:
+            self._answer_grammar(key, is_ready=True)
 
     # -- events --------------------------------------------------------------------------------------------------------
 
@@ -86,7 +108,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         min_new_tokens=st.sampled_from((0, 0, 2)),
         ignore_eos=st.booleans(),
         priority=st.integers(0, 2),
-        grammar_key=st.sampled_from((None, None, None, None, None, None, None, "a", "b")),
+        grammar_key=st.sampled_from((None, None, None, None, None, "a", "b", *READY_KEYS)),
+        wish=st.sampled_from(WISHES),
         num_choices=st.sampled_from((1, 1, 2, 4)),
     )
     def admit(
@@ -99,15 +122,22 @@ class SchedulerMachine(RuleBasedStateMachine):
         ignore_eos: bool,
         priority: int,
         grammar_key: str | None,
+        wish: tuple[LogprobOptions | None, bool],
         num_choices: int,
     ) -> None:
         for _ in range(num_choices):
             admit = Admit(
                 request_id=len(self.admitted),
                 token_ids=(*stem[:length], *tail),
-                params=SamplingParams(max_new_tokens=max_new_tokens, min_new_tokens=min_new_tokens, ignore_eos=ignore_eos),
+                params=SamplingParams(
+                    max_new_tokens=max_new_tokens,
+                    min_new_tokens=0 if grammar_key else min_new_tokens,
+                    ignore_eos=ignore_eos,
+                ),
                 text=TextOptions(),
                 grammar_key=grammar_key,
+                logprobs=wish[0],
+                returns_hidden_states=wish[1],
                 priority=priority,
             )
             self.admitted[admit.request_id] = admit
@@ -196,6 +226,25 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.world.assert_idle()
         self._check_terminals()
         self._check_outputs()
+        for request_id, said in self.world.outputs.token_ids.items():
+            self._check_extras(request_id, self.admitted[request_id], said)
+
+    def _check_extras(self, request_id: int, admit: Admit, said: list[int]) -> None:
+        """Log probabilities and hidden states came with every token, once, and are those of the sequence alone."""
+        outputs, ids, num_prompt = self.world.outputs, [*admit.token_ids, *said], len(admit.token_ids)
+        finish = outputs.finishes.get(request_id)
+        if not said and (finish is None or finish.type == "abort"):
+            return
+        expected, expected_prompt, options = [], [], admit.logprobs
+        if options is not None:
+            expected = [logprobs_after(ids[:i], ids[i], options, VOCAB_SIZE) for i in range(num_prompt, len(ids))]
+            first = num_prompt if options.prompt_start is None else options.prompt_start
+            expected_prompt = [logprobs_after(ids[:i], ids[i], options, VOCAB_SIZE) for i in range(first, num_prompt)]
+        assert outputs.logprobs.get(request_id, []) == expected
+        joined = [joined_logprobs(expected_prompt)] if expected_prompt else []
+        assert outputs.prompt_logprobs.get(request_id, []) == joined, "all prompt tokens come with the first row"
+        num_states = max(len(ids) - 1, num_prompt) if admit.returns_hidden_states else 0
+        assert outputs.hidden_states[request_id] == [hidden_state(ids[: i + 1]) for i in range(num_states)]
 
     def _check_terminals(self) -> None:
         for request_id in self.admitted:
@@ -212,6 +261,9 @@ class SchedulerMachine(RuleBasedStateMachine):
             finish = self.world.outputs.finishes.get(request_id)
             if finish is not None and finish.type == "length":
                 assert len(said) == finish.length
+            elif finish is not None and finish.type == "stop" and finish.matched is None:
+                assert admit.grammar_key is not None
+                assert not allowed_ids(admit.grammar_key, said, VOCAB_SIZE), "the grammar goes on"
             elif finish is not None and finish.type == "stop":
                 assert said[-1] == finish.matched
                 assert len(said) > admit.params.min_new_tokens
@@ -240,7 +292,12 @@ class SchedulerMachine(RuleBasedStateMachine):
         token_ids = list(admit.token_ids)
         for position in range(num_tokens):
             is_masked = position < admit.params.min_new_tokens and not admit.params.ignore_eos
-            token_ids.append(next_token(token_ids, VOCAB_SIZE, EOS if is_masked else ()))
+            if admit.grammar_key is not None:
+                token_id = constrained_token(token_ids, len(admit.token_ids), admit.grammar_key, VOCAB_SIZE)
+                assert token_id is not None, "more was said than the grammar allows"
+            else:
+                token_id = next_token(token_ids, VOCAB_SIZE, EOS if is_masked else ())
+            token_ids.append(token_id)
         return token_ids[len(admit.token_ids) :]
 
     def _abort(self, request_id: int, cause: AbortCause) -> None:

@@ -117,12 +117,12 @@ class FaultyExecutor(FakeExecutor):
         self._due_s = max(self._due_s, self._loop.time()) + self._step_s
         self._loop.call_at(self._due_s, run)
 
-    def _run(self, plan: StepPlan) -> tuple[int, ...]:
+    def _run(self, plan: StepPlan) -> StepDone:
         if plan.step_id in self._invalid_steps:
             self.invalid_slots = {row.slot for row in plan.rows}
-        token_ids = super()._run(plan)
+        done = super()._run(plan)
         self.invalid_slots = set()
-        return token_ids
+        return done
 
     def _follow_pages(self, plan: StepPlan) -> None:
         for slot in plan.closes:

@@ -7,7 +7,18 @@ import asyncio
 import pytest
 
 from runtime.actors.mailbox import Envelope
-from runtime.messages import Abort, EngineLost, Finish, Message, RequestFailed, TextBatch, TextOpen, TokenBatch, TokenRow
+from runtime.messages import (
+    Abort,
+    EngineLost,
+    Finish,
+    Message,
+    RequestFailed,
+    TextBatch,
+    TextOpen,
+    TokenBatch,
+    TokenLogprobs,
+    TokenRow,
+)
 from runtime.params import TextOptions
 from runtime.text.detokenizer import Detokenizer
 from tests.text.conftest import BYTE_LEVEL, Outbox, token_id
@@ -111,3 +122,15 @@ def test_a_lost_engine_ends_all_sequences() -> None:
     stage.receive(EngineLost(reason="test"))
     assert stage.step(TokenRow(1, (A,)), TokenRow(2, (A,))) == []
     assert texts(stage.step(TokenRow(3, (A,)), opens=(3,))) == [(3, "a")]
+
+
+def test_log_probabilities_come_with_the_bytes_of_their_tokens() -> None:
+    logprobs = TokenLogprobs((A,), (-0.5,), (((A, -0.5), (B, -1.5)),))
+    prompt = TokenLogprobs((B, A), (None, -2.0))
+    row = TokenRow(1, (A,), logprobs=logprobs, prompt_logprobs=prompt, hidden_states=((0.5,),))
+    (batch,) = Stage().step(row, TokenRow(2, (B,)), opens=(1, 2))
+    assert isinstance(batch, TextBatch)
+    asked, other = batch.rows
+    assert (asked.logprobs, asked.prompt_logprobs, asked.hidden_states) == (logprobs, prompt, ((0.5,),))
+    assert asked.token_texts == {A: b"a", B: b"b"}
+    assert (other.logprobs, other.token_texts) == (None, {})

@@ -9,6 +9,7 @@ from runtime.messages import Finish, TextOpen, TextRow, TokenRow
 from runtime.params import TextOptions
 from runtime.text.decoding import TokenDecoding
 from runtime.text.text_sequence import TextSequence
+from runtime.text.token_bytes import TokenBytes
 from tests.text.conftest import BYTE_LEVEL, token_id
 from tests.text.test_stop_strings import reference
 
@@ -22,7 +23,7 @@ def opened(options: TextOptions) -> TextOpen:
 
 def run(rows: list[TokenRow], options: TextOptions) -> list[TextRow]:
     """Rows up to the terminal one."""
-    sequence, found = TextSequence(opened(options), DECODING), []
+    sequence, found = TextSequence(opened(options), DECODING, TokenBytes(BYTE_LEVEL.tokenizer)), []
     for row in rows:
         found.append(sequence.advance(row))
         if found[-1].finish is not None:
