@@ -174,7 +174,7 @@ def free_port(first: int) -> int:
 
 
 def flags(server_args: Mapping[str, Any]) -> Iterator[str]:
-    """As on the command line: `max_total_tokens=64` is `--max-total-tokens 64`, True a bare flag; False and None are left out."""
+    """As on the command line: `max_total_tokens=64` is `--max-total-tokens 64`, True a bare flag; False and None nothing."""
     for name, value in server_args.items():
         if value is None or value is False:
             continue
