@@ -10,6 +10,7 @@ from typing import Any
 from aiohttp import web
 
 from runtime.http.best_of import best_indices
+from runtime.http.blame import blaming
 from runtime.http.chat_format import ChatFormat
 from runtime.http.completion_format import CompletionFormat
 from runtime.http.detailed_completion_format import DetailedCompletionFormat
@@ -35,7 +36,10 @@ async def answer_chat(request: web.Request, body: ChatCompletionRequest) -> web.
         return json_response(await whole_chat(service, body, caller))
     sequences = chat.sequences_of(body, caller)
     reply = _chat_format(service, body, sequences)
-    with service.open(sequences.generations, is_streaming=True, joins_rows=reply.joins_rows) as bundle:
+    with (
+        blaming(sequences.grammar_param),
+        service.open(sequences.generations, is_streaming=True, joins_rows=reply.joins_rows) as bundle,
+    ):
         return await stream(request, bundle, reply)
 
 
@@ -47,7 +51,7 @@ async def answer_completion(request: web.Request, body: CompletionRequest) -> we
         return json_response(await whole_completion(service, body, caller))
     sequences = completion.sequences_of(body, caller)
     reply = _completion_format(service, body, sequences)
-    with service.open(sequences.generations, is_streaming=True) as bundle:
+    with blaming(sequences.grammar_param), service.open(sequences.generations, is_streaming=True) as bundle:
         return await stream(request, bundle, reply)
 
 
@@ -55,7 +59,7 @@ async def whole_chat(service: Service, body: ChatCompletionRequest, caller: Call
     """The reply that is not a stream. Raises `RequestError`."""
     sequences = chat.sequences_of(body, caller)
     reply = _chat_format(service, body, sequences)
-    with service.open(sequences.generations, joins_rows=reply.joins_rows) as bundle:
+    with blaming(sequences.grammar_param), service.open(sequences.generations, joins_rows=reply.joins_rows) as bundle:
         return reply.whole(await bundle.all_rows())
 
 
@@ -63,7 +67,7 @@ async def whole_completion(service: Service, body: CompletionRequest, caller: Ca
     """The reply that is not a stream. Raises `RequestError`."""
     sequences = completion.sequences_of(body, caller)
     reply = _completion_format(service, body, sequences)
-    with service.open(sequences.generations) as bundle:
+    with blaming(sequences.grammar_param), service.open(sequences.generations) as bundle:
         results = await bundle.all_rows()
     if sequences.best_of == sequences.n:
         return reply.whole(results)

@@ -7,13 +7,14 @@ import inspect
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import orjson
 from aiohttp import web
 
 from runtime.http.admin import is_for_admins
+from runtime.http.anthropic_failure import is_anthropic
 from runtime.http.document import EVENTS, JSON, Document, Documents
 from runtime.http.info import ServerInfo
 from runtime.http.schema.generate import NativeSampling, SessionParams
@@ -41,6 +42,18 @@ class ErrorReply(msgspec.Struct):
     """What every error looks like."""
 
     error: ErrorDetail
+
+
+class ClaudeErrorDetail(msgspec.Struct):
+    type: str
+    message: str
+
+
+class ClaudeErrorReply(msgspec.Struct):
+    """What an error looks like in Anthropic's API."""
+
+    error: ClaudeErrorDetail
+    type: Literal["error"] = "error"
 
 
 class Description:
@@ -80,7 +93,7 @@ def openapi(routes: Iterable[web.RouteDef], documents: Documents, info: ServerIn
 
 def _types(documents: Iterable[Document]) -> list[Any]:
     """Each once: they are told apart by identity, since not all kinds of types can be keys."""
-    found: dict[int, Any] = {id(kind): kind for kind in (*NAMED_TYPES, ErrorReply)}
+    found: dict[int, Any] = {id(kind): kind for kind in (*NAMED_TYPES, ErrorReply, ClaudeErrorReply)}
     for document in documents:
         for kind in (document.body, document.reply):
             if kind is not None and not isinstance(kind, Mapping):
@@ -124,7 +137,7 @@ def _responses(route: web.RouteDef, document: Document, by_type: Mapping[int, An
         statuses.update(WITH_BODY)
     if is_for_admins(route.handler):
         statuses.update(FOR_ADMINS)
-    error = {JSON: {"schema": by_type[id(ErrorReply)]}}
+    error = {JSON: {"schema": by_type[id(ClaudeErrorReply if is_anthropic(route.path) else ErrorReply)]}}
     errors = {str(status): {"description": HTTPStatus(status).phrase, "content": error} for status in sorted(statuses)}
     return {"200": _success(document, by_type)} | errors
 

@@ -1,8 +1,8 @@
 """A scripted engine behind the real door: it stands in for everything from the tokenizer to the detokenizer.
 
 A prompt's text says what happens to it: `hold` never starts, `pause:N` stops after N tokens until it is released, `fail` fails
-at once and `fail:N` after N tokens; `say TEXT` gets that text, a few characters a token, and stops; everything else gets a
-token per step until `max_new_tokens`.
+at once and `fail:N` after N tokens; `bad grammar` has its grammar refused; `say TEXT` gets that text, a few characters a token,
+and stops; everything else gets a token per step until `max_new_tokens`.
 
 The log probability of a token is minus its id, and the likeliest tokens are the first ones. A prompt's tokens are its ids or
 its characters.
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runtime.actors.actor import Actor, Ref, receives
-from runtime.errors import ContextLengthExceeded, Failure
+from runtime.errors import ContextLengthExceeded, Failure, InvalidRequest
 from runtime.messages import (
     Abort,
     CacheFlushed,
@@ -49,7 +49,7 @@ from runtime.messages import (
     TokenLogprobs,
     UpdateWeights,
 )
-from runtime.params import ChatPrompt, Prompt, TextPrompt, TokenPrompt
+from runtime.params import ChatPrompt, LogprobOptions, GrammarSpec, Prompt, TextPrompt, TokenPrompt
 
 BOS = 1
 CHARS_PER_TOKEN = 4
@@ -74,6 +74,10 @@ def expected(text: str, num_tokens: int, seed: int = 0) -> str:
     return "".join(ALPHABET[token(text, seed, position)] for position in range(num_tokens))
 
 
+def prompt_ids(prompt: Prompt) -> tuple[int, ...]:
+    return prompt.token_ids if isinstance(prompt, TokenPrompt) else tuple(map(ord, text_of(prompt)))
+
+
 def prompt_tokens(prompt: Prompt) -> dict[int, bytes]:
     """The bytes of each token, by id."""
     if isinstance(prompt, TokenPrompt):
@@ -81,12 +85,19 @@ def prompt_tokens(prompt: Prompt) -> dict[int, bytes]:
     return {ord(character): character.encode() for character in text_of(prompt)}
 
 
-def logprobs_of(token_ids: Sequence[int], num_top: int, *, is_prompt: bool = False) -> TokenLogprobs:
-    top = tuple((token_id, float(-token_id)) for token_id in range(num_top))
-    first = (None,) if is_prompt else ()
+def logprobs_of(token_ids: Sequence[int], options: LogprobOptions, *, has_first: bool = False) -> TokenLogprobs:
+    """`has_first`: they begin with the first token of a prompt, which has none."""
+    first = (None,) if has_first else ()
     rest = token_ids[len(first) :]
     values = (*first, *(float(-token_id) for token_id in rest))
-    return TokenLogprobs(tuple(token_ids), values, (*first, *(top for _ in rest)) if num_top else ())
+    top = tuple((token_id, float(-token_id)) for token_id in range(options.num_top))
+    chosen = tuple((token_id, float(-token_id)) for token_id in options.token_ids)
+    return TokenLogprobs(
+        tuple(token_ids),
+        values,
+        (*first, *(top for _ in rest)) if options.num_top else (),
+        (*first, *(chosen for _ in rest)) if options.token_ids else (),
+    )
 
 
 class Step(Message, frozen=True):
@@ -193,6 +204,9 @@ class Engine(Actor):
 
     def advance(self, sequence: Running) -> tuple[TextRow, ...]:
         is_special = sequence.num_tokens == sequence.limit
+        if sequence.text == "bad grammar" and sequence.message.grammar is not None:
+            self.refuse_grammar(sequence, sequence.message.grammar)
+            return ()
         if sequence.text == "hold" or (sequence.text.startswith("pause") and is_special and not self.script.is_released):
             return ()
         if sequence.text.startswith("fail") and is_special:
@@ -204,6 +218,12 @@ class Engine(Actor):
         request_id = sequence.message.request_id
         del self.script.running[request_id]
         failure = ContextLengthExceeded("the prompt is too long", param="prompt").failure
+        self.http.tell(RequestFailed(request_id=request_id, failure=failure))
+
+    def refuse_grammar(self, sequence: Running, grammar: GrammarSpec) -> None:
+        request_id = sequence.message.request_id
+        del self.script.running[request_id]
+        failure = InvalidRequest("the grammar does not compile", param=grammar.kind).failure
         self.http.tell(RequestFailed(request_id=request_id, failure=failure))
 
     def generate(self, sequence: Running) -> TextRow:
@@ -219,7 +239,8 @@ class Engine(Actor):
             text=text,
             token_ids=token_ids,
             num_completion_tokens=sequence.num_tokens,
-            num_prompt_tokens=len(sequence.text),
+            num_prompt_tokens=len(prompt_ids(message.prompt)),
+            hidden_states=((float(position),) * 2,) if message.returns_hidden_states else None,
             num_cached_tokens=1,
             finish=finish,
             **({} if message.logprobs is None else self.logprobs(message, token_ids, texts, is_first=position == 0)),
@@ -228,17 +249,14 @@ class Engine(Actor):
     def logprobs(
         self, message: Tokenize, token_ids: tuple[int, ...], texts: dict[int, bytes], *, is_first: bool
     ) -> dict[str, Any]:
-        assert message.logprobs is not None
-        num_top = message.logprobs.num_top
-        likeliest = {token_id: ALPHABET[token_id].encode() for token_id in range(num_top)}
-        fields: dict[str, Any] = {"logprobs": logprobs_of(token_ids, num_top), "token_texts": likeliest | texts}
-        if is_first and message.logprobs.prompt_start == 0:
-            ids = (
-                message.prompt.token_ids
-                if isinstance(message.prompt, TokenPrompt)
-                else [ord(c) for c in text_of(message.prompt)]
-            )
-            fields["prompt_logprobs"] = logprobs_of(ids, num_top, is_prompt=True)
+        options = message.logprobs
+        assert options is not None
+        named = {*range(options.num_top), *options.token_ids}
+        fields: dict[str, Any] = {"logprobs": logprobs_of(token_ids, options)}
+        fields["token_texts"] = {token_id: ALPHABET[token_id % len(ALPHABET)].encode() for token_id in named} | texts
+        if is_first and options.prompt_start is not None:
+            ids = prompt_ids(message.prompt)[options.prompt_start :]
+            fields["prompt_logprobs"] = logprobs_of(ids, options, has_first=options.prompt_start == 0)
             fields["token_texts"] |= prompt_tokens(message.prompt)
         return fields
 

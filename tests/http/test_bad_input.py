@@ -8,13 +8,15 @@ from typing import Any
 import orjson
 import pytest
 
+from runtime.text.output_parsing import OutputParsing
 from tests.http.door import CONTEXT_LENGTH, VOCAB_SIZE, Answer, Door, open_door
 
-CHAT, COMPLETIONS, GENERATE = "/v1/chat/completions", "/v1/completions", "/generate"
+CHAT, COMPLETIONS, GENERATE, RESPONSES = "/v1/chat/completions", "/v1/completions", "/generate", "/v1/responses"
 GOOD: dict[str, dict[str, Any]] = {
     CHAT: {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 2},
     COMPLETIONS: {"prompt": "hi", "max_tokens": 2},
     GENERATE: {"text": "hi", "sampling_params": {"max_new_tokens": 2}},
+    RESPONSES: {"input": "hi", "max_output_tokens": 2},
 }
 NUM_COTENANTS = 8
 
@@ -192,6 +194,39 @@ NAMED: list[tuple[str, dict[str, Any], str | None]] = [
         "messages[0].tool_calls",
     ),
     (CHAT, {"messages": [{"role": "tool", "tool_call_id": "x"}]}, "messages[0].content"),
+    *[(RESPONSES, {"max_output_tokens": value}, "max_output_tokens") for value in (0, -1, "1", 2**40, 1.5)],
+    *[(RESPONSES, {"top_logprobs": value}, "top_logprobs") for value in (-1, 21, 10**6, 1.5)],
+    *[
+        (RESPONSES, {"input": value}, param)
+        for value, param in (
+            (None, "input"),
+            (5, "input"),
+            ({}, "input"),
+            ([], "input"),
+            ([5], "input[0]"),
+            ([{}], "input[0].role"),
+            ([{"role": "king", "content": "x"}], "input[0].role"),
+            ([{"role": "user"}], "input[0].content"),
+            ([{"role": "user", "content": [{"type": "input_text"}]}], "input[0].content[0].text"),
+            ([{"type": "function_call", "call_id": "x"}], "input[0].name"),
+            ([{"type": "function_call", "call_id": "x", "name": "f", "arguments": "["}], "input[0].arguments"),
+            ([{"type": "function_call", "name": "f", "arguments": "{}"}], "input[0].call_id"),
+            ([{"type": "function_call_output", "call_id": "x"}], "input[0].output"),
+            ([{"role": "user", "content": "x", "extra": deep(100)}], "input"),
+        )
+    ],
+    (RESPONSES, {"include": ["x", 5]}, "include[1]"),
+    (RESPONSES, {"metadata": {"x": "y" * 2**15}}, "metadata"),
+    (RESPONSES, {"metadata": deep(100)}, "metadata"),
+    (RESPONSES, {"reasoning": {"effort": "huge"}}, "reasoning.effort"),
+    (RESPONSES, {"text": {"format": {"type": "xml"}}}, "text.format.type"),
+    (RESPONSES, {"text": {"format": {"type": "json_schema"}}}, "text.format.schema"),
+    (RESPONSES, {"text": {"format": {"type": "text", "schema": deep(100)}}}, "text.format"),
+    (RESPONSES, {"text": {"format": {"type": "json_object"}}, "regex": "a"}, "regex"),
+    (RESPONSES, {"tools": [{"type": "function", "name": "a b"}]}, "tools[0].function.name"),
+    (RESPONSES, {"tool_choice": {"type": "function", "name": "g"}}, "tool_choice"),
+    (RESPONSES, {"previous_response_id": "x" * 257}, "previous_response_id"),
+    (RESPONSES, {"model": 5}, "model"),
 ]
 
 # What is not there yet: (path, body changes, param).
@@ -219,6 +254,20 @@ UNSUPPORTED: list[tuple[str, dict[str, Any], str]] = [
     ],
     (CHAT, {"messages": [{"role": "assistant", "function_call": {"name": "x"}}]}, "messages[0].function_call"),
     (COMPLETIONS, {"suffix": "x"}, "suffix"),
+    *[
+        (RESPONSES, {name: value}, name)
+        for name, value in (
+            ("background", True),
+            ("conversation", "conv_1"),
+            ("prompt", {"id": "x"}),
+            ("truncation", "auto"),
+            ("n", 2),
+        )
+    ],
+    (RESPONSES, {"include": ["everything"]}, "include[0]"),
+    (RESPONSES, {"tools": [{"type": "web_search"}]}, "tools[0].type"),
+    (RESPONSES, {"input": [{"type": "item_reference", "id": "x"}]}, "input[0].type"),
+    (RESPONSES, {"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input[0].content[0].type"),
     (GENERATE, {"image_data": "x"}, "image_data"),
     (GENERATE, {"image_data": ["x"]}, "image_data"),
     (GENERATE, {"input_embeds": [[0.1]]}, "input_embeds"),
@@ -379,6 +428,43 @@ def test_lists_of_a_million_items_cost_nothing() -> None:
                 assert answer.status == 400, (path, field, answer.body)
                 assert answer.error["param"] == field
             assert not door.script.tokenized
+            await door.assert_unharmed()
+
+    asyncio.run(main())
+
+
+# What does not compile, far behind the door: (path, how it is written, what is to blame).
+GRAMMARS: list[tuple[str, dict[str, Any], str]] = [
+    *[
+        (path, changes, param)
+        for path in (CHAT, COMPLETIONS)
+        for changes, param in (
+            ({"response_format": {"type": "json_object"}}, "response_format"),
+            ({"response_format": {"type": "json_schema", "json_schema": {"schema": {}}}}, "response_format"),
+            ({"regex": "("}, "regex"),
+            ({"json_schema": "{}"}, "json_schema"),
+        )
+    ],
+    (CHAT, {"tools": TOOLS, "tool_choice": "required"}, "tools"),
+    (RESPONSES, {"tools": [{"type": "function", "name": "f"}], "tool_choice": "required"}, "tools"),
+    (RESPONSES, {"text": {"format": {"type": "json_object"}}}, "text.format"),
+    (RESPONSES, {"regex": "("}, "regex"),
+]
+
+
+@pytest.mark.parametrize("is_streaming", [False, True])
+def test_a_grammar_that_does_not_compile_is_blamed_on_its_field(is_streaming: bool) -> None:
+    prompts: dict[str, dict[str, Any]] = {
+        CHAT: {"messages": [{"role": "user", "content": "bad grammar"}]},
+        COMPLETIONS: {"prompt": "bad grammar"},
+        RESPONSES: {"input": "bad grammar"},
+    }
+
+    async def main() -> None:
+        async with open_door(output_parsing=OutputParsing("qwen25", None)) as door:
+            for path, changes, param in GRAMMARS:
+                answer = await door.post(path, prompts[path] | changes | {"stream": is_streaming})
+                refused(answer, param)
             await door.assert_unharmed()
 
     asyncio.run(main())

@@ -5,7 +5,9 @@ from __future__ import annotations
 from aiohttp import web
 
 from runtime.http.anthropic_failure import anthropic_event
+from runtime.http.blame import blaming
 from runtime.http.body import read_body
+from runtime.http.document import GENERATION, Document
 from runtime.http.messages_format import PING, MessageHead, MessagesFormat
 from runtime.http.parsed_output import ParsedOutput
 from runtime.http.responses import json_response
@@ -25,11 +27,15 @@ FRAMING = Framing(ping=PING, done=b"", error=anthropic_event)
 
 
 async def create_message(request: web.Request) -> web.StreamResponse:
+    """Generate a message."""
     service = request.app[SERVICE]
     body = await read_body(request, MessagesRequest)
     sequence = sequence_of(body, service.caller(request))
     reply = _format(service, body, sequence)
-    with service.open([sequence.generation], is_streaming=bool(body.stream), joins_rows=False) as bundle:
+    with (
+        blaming("tools" if body.output_config is None else "output_config"),
+        service.open([sequence.generation], is_streaming=bool(body.stream), joins_rows=False) as bundle,
+    ):
         if body.stream:
             return await stream(request, bundle, reply, FRAMING)
         (rows,) = await bundle.all_rows()
@@ -37,6 +43,7 @@ async def create_message(request: web.Request) -> web.StreamResponse:
 
 
 async def count_tokens(request: web.Request) -> web.Response:
+    """How many tokens the prompt of a message has."""
     service = request.app[SERVICE]
     body = await read_body(request, CountTokensRequest)
     prompt, _ = prompt_of(body, service.info)
@@ -50,4 +57,8 @@ def _format(service: Service, body: MessagesRequest, sequence: MessageSequence) 
     return MessagesFormat(head, ParsedOutput(parser, lambda: f"toolu_{service.new_hex(12)}", max_calls))
 
 
+DOCUMENTS = {
+    create_message: Document(body=MessagesRequest, reply={"type": "object"}, streams=True, errors=GENERATION),
+    count_tokens: Document(body=CountTokensRequest, reply={"type": "object"}, errors=(404,)),
+}
 ROUTES = (web.post("/v1/messages", create_message), web.post("/v1/messages/count_tokens", count_tokens))

@@ -8,7 +8,9 @@ import msgspec
 from aiohttp import web
 
 from runtime.errors import Conflict, InvalidRequest, NotFound, Unsupported
+from runtime.http.blame import blaming
 from runtime.http.body import read_body
+from runtime.http.document import COMMAND, GENERATION, Document
 from runtime.http.openai_answer import new_output
 from runtime.http.response_store import StoredResponse
 from runtime.http.responses_format import ResponseHead, ResponsesFormat
@@ -41,6 +43,7 @@ class Recording:
 
 
 async def create_response(request: web.Request) -> web.StreamResponse:
+    """Generate a response."""
     service = request.app[SERVICE]
     body = await read_body(request, ResponsesRequest)
     response_id = f"resp_{service.new_hex(24)}"
@@ -48,6 +51,7 @@ async def create_response(request: web.Request) -> web.StreamResponse:
     reply = _format(service, body, sequence, response_id)
     is_streaming = bool(body.stream)
     with (
+        blaming(sequence.grammar_param),
         service.open([sequence.generation], is_streaming=is_streaming, joins_rows=False) as bundle,
         Recording(service, sequence, reply, is_on=body.store is not False),
     ):
@@ -58,12 +62,14 @@ async def create_response(request: web.Request) -> web.StreamResponse:
 
 
 async def get_response(request: web.Request) -> web.Response:
+    """A stored response, as it is now."""
     if request.query.get("stream") == "true":
         raise Unsupported("stored responses are not streamed again", param="stream")
     return _json(_stored(request).response)
 
 
 async def delete_response(request: web.Request) -> web.Response:
+    """Forget a stored response."""
     stored = _stored(request)
     if stored.response["status"] == "in_progress":
         raise Conflict("the response is still in progress: cancel it first", param="response_id")
@@ -73,7 +79,7 @@ async def delete_response(request: web.Request) -> web.Response:
 
 
 async def cancel_response(request: web.Request) -> web.Response:
-    """Only a response that is being streamed can be known before it has ended."""
+    """Cancel a response. Only one that is being streamed can be known before it has ended."""
     response = _stored(request).response
     if response["status"] != "in_progress":
         raise Conflict(f"the response can not be cancelled any more: it is {response['status']}", param="response_id")
@@ -82,11 +88,14 @@ async def cancel_response(request: web.Request) -> web.Response:
 
 
 async def list_input_items(request: web.Request) -> web.Response:
-    """All at once, the last one first, as OpenAI orders them."""
+    """The input of a stored response, all at once, the last item first, as OpenAI orders them."""
     stored = _stored(request)
     own_id = stored.response["id"]
     items = [{"id": f"{own_id}_{position}", "type": "message", **item} for position, item in enumerate(stored.items)]
-    if request.query.get("order", "desc") == "desc":
+    order = request.query.get("order", "desc")
+    if order not in ("asc", "desc"):
+        raise InvalidRequest("order must be asc or desc", param="order")
+    if order == "desc":
         items.reverse()
     return _json({"object": "list", "data": items, "first_id": items[0]["id"], "last_id": items[-1]["id"], "has_more": False})
 
@@ -126,6 +135,16 @@ def _json(value: Any) -> web.Response:
     return web.Response(body=msgspec.json.encode(value), content_type="application/json")
 
 
+OBJECT = {"type": "object"}
+ORDER = {"order": {"enum": ["asc", "desc"]}}
+
+DOCUMENTS = {
+    create_response: Document(body=ResponsesRequest, reply=OBJECT, streams=True, errors=GENERATION),
+    get_response: Document(reply=OBJECT, errors=(404,)),
+    delete_response: Document(reply=OBJECT, errors=COMMAND),
+    cancel_response: Document(reply=OBJECT, errors=COMMAND),
+    list_input_items: Document(reply=OBJECT, errors=(404,), query=ORDER),
+}
 ROUTES = (
     web.post("/v1/responses", create_response),
     web.get("/v1/responses/{response_id}", get_response),

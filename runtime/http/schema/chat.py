@@ -12,9 +12,8 @@ from runtime.http.info import ServerInfo
 from runtime.http.schema import openai
 from runtime.http.schema.choices import Caller, choices_of
 from runtime.http.schema.decoding import UNREAD, Unread, check_depth, decode_field, is_null, refuse
-from runtime.http.schema.grammar import grammar_of
+from runtime.http.schema.grammar import Found
 from runtime.http.schema.logprobs import check_num_top
-from runtime.http.schema.response_format import response_grammar
 from runtime.http.schema.tools import ToolChoice, Tools, ToolSet, read_tools, tool_set_of
 from runtime.http.schema.turns import Turn, template_turns
 from runtime.output_plan import OutputPlan, OutputWish
@@ -75,6 +74,8 @@ class ChatSequences(msgspec.Struct, frozen=True, kw_only=True):
 
     generations: list[Generation]
     plan: OutputPlan
+    grammar_param: str | None = None
+    """The field that the grammar came from."""
 
 
 def sequences_of(request: ChatCompletionRequest, caller: Caller) -> ChatSequences:
@@ -87,7 +88,8 @@ def sequences_of(request: ChatCompletionRequest, caller: Caller) -> ChatSequence
     params, text, n = openai.options_of(request, max_tokens, param, caller.info)
     tools = tool_set_of(read_tools(request.tools), request.tool_choice)
     prompt = _prompt(request, tools, caller.info)
-    plan = caller.output_parsing.plan(_wish(request, tools, prompt))
+    constraint = openai.constraint_of(request)
+    plan = caller.output_parsing.plan(_wish(request, tools, prompt, constraint))
     template = Generation(
         prompt=prompt,
         params=params,
@@ -97,7 +99,11 @@ def sequences_of(request: ChatCompletionRequest, caller: Caller) -> ChatSequence
         priority=request.priority or 0,
         label=request.rid or caller.label,
     )
-    return ChatSequences(generations=choices_of(template, n, request.seed, caller.draw_seed), plan=plan)
+    return ChatSequences(
+        generations=choices_of(template, n, request.seed, caller.draw_seed),
+        plan=plan,
+        grammar_param="tools" if tools.is_required else constraint and constraint[0],
+    )
 
 
 def planned_text(text: TextOptions, plan: OutputPlan) -> TextOptions:
@@ -112,9 +118,8 @@ def effort_arguments(effort: str | float | None, *, is_enabled: bool | None = No
     return arguments if thinks is None else arguments | {"enable_thinking": thinks, "thinking": thinks}
 
 
-def _wish(request: ChatCompletionRequest, tools: ToolSet, prompt: ChatPrompt) -> OutputWish:
-    grammar = grammar_of(request, others=response_grammar(request.response_format))
-    if grammar is not None and tools.is_required:
+def _wish(request: ChatCompletionRequest, tools: ToolSet, prompt: ChatPrompt, constraint: Found | None) -> OutputWish:
+    if constraint is not None and tools.is_required:
         raise InvalidRequest("a required tool call and another constraint exclude each other", param="tool_choice")
     return OutputWish(
         tools=tools.tools,
@@ -122,7 +127,7 @@ def _wish(request: ChatCompletionRequest, tools: ToolSet, prompt: ChatPrompt) ->
         parallel_tool_calls=request.parallel_tool_calls is not False,
         separates_reasoning=request.separate_reasoning is not False,
         template_arguments={name: value for name, value in prompt.template_arguments.items() if name != "tools"},
-        grammar=grammar,
+        grammar=constraint and constraint[1],
     )
 
 

@@ -11,11 +11,9 @@ from runtime.http.generation import Generation
 from runtime.http.schema import openai
 from runtime.http.schema.choices import Caller, check_num_choices, choices_of
 from runtime.http.schema.decoding import UNREAD, Unread, is_set, refuse
-from runtime.http.schema.grammar import grammar_of
 from runtime.http.schema.logprobs import check_num_top
 from runtime.http.schema.prompts import RawPrompt, check_num_sequences, parse_prompts
-from runtime.http.schema.response_format import response_grammar
-from runtime.params import LogprobOptions, Prompt, TextPrompt
+from runtime.params import GrammarSpec, LogprobOptions, Prompt, TextPrompt
 
 DEFAULT_MAX_TOKENS = 16
 
@@ -38,6 +36,8 @@ class CompletionSequences(msgspec.Struct, frozen=True, kw_only=True):
     best_of: int
     shows_logprobs: bool
     echoes: list[Prompt] | None
+    grammar_param: str | None = None
+    """The field that the grammar came from."""
 
 
 def sequences_of(request: CompletionRequest, caller: Caller) -> CompletionSequences:
@@ -51,7 +51,8 @@ def sequences_of(request: CompletionRequest, caller: Caller) -> CompletionSequen
     best_of = _best_of(request, n)
     prompts = parse_prompts(request.prompt, "prompt", caller.info)
     check_num_sequences(best_of * len(prompts), "n" if best_of == n else "best_of")
-    templates = _templates(request, prompts, best_of > n, caller)
+    constraint = openai.constraint_of(request)
+    templates = _templates(request, prompts, constraint and constraint[1], best_of > n, caller)
     generations = [one for template in templates for one in choices_of(template, best_of, request.seed, caller.draw_seed)]
     return CompletionSequences(
         generations=generations,
@@ -59,14 +60,16 @@ def sequences_of(request: CompletionRequest, caller: Caller) -> CompletionSequen
         best_of=best_of,
         shows_logprobs=_num_top(request) is not None,
         echoes=[one.prompt for one in generations] if request.echo else None,
+        grammar_param=constraint and constraint[0],
     )
 
 
-def _templates(request: CompletionRequest, prompts: list[Prompt], is_ranked: bool, caller: Caller) -> list[Generation]:
+def _templates(
+    request: CompletionRequest, prompts: list[Prompt], grammar: GrammarSpec | None, is_ranked: bool, caller: Caller
+) -> list[Generation]:
     max_tokens = DEFAULT_MAX_TOKENS if request.max_tokens is None else request.max_tokens
     at_least = 0 if request.echo else 1
     params, text, _ = openai.options_of(request, max_tokens, "max_tokens", caller.info, min_max_tokens=at_least)
-    grammar = grammar_of(request, others=response_grammar(request.response_format))
     return [
         Generation(
             prompt=prompt,

@@ -10,7 +10,8 @@ from runtime.errors import InvalidRequest, NotFound
 from runtime.http.info import ServerInfo
 from runtime.http.schema.choices import check_num_choices
 from runtime.http.schema.decoding import UNREAD, Label, Priority, Unread
-from runtime.http.schema.response_format import ResponseFormat
+from runtime.http.schema.grammar import Found, grammar_of
+from runtime.http.schema.response_format import ResponseFormat, response_grammar
 from runtime.http.schema.sampling import (
     CustomParams,
     SamplingFields,
@@ -88,6 +89,15 @@ def check_stream_options(request: OpenAiRequest) -> None:
     """Raise `InvalidRequest` if there are any for a reply that is not a stream."""
     if request.stream_options is not None and not request.stream:
         raise InvalidRequest("stream_options is only allowed with stream", param="stream_options")
+
+
+def constraint_of(request: OpenAiRequest) -> Found | None:
+    """The one constraint on the output, and the name of its field. Raises `InvalidRequest`."""
+    others = response_grammar(request.response_format)
+    grammar = grammar_of(request, others=others)
+    if grammar is None:
+        return None
+    return others[0] if others else (grammar.kind, grammar)
 
 
 def options_of(

@@ -10,7 +10,7 @@ import msgspec
 from runtime.errors import InvalidRequest, Unsupported
 from runtime.http.generation import Generation
 from runtime.http.schema.chat import Effort, effort_arguments, planned_text
-from runtime.http.schema.choices import Caller, choices_of
+from runtime.http.schema.choices import Caller, check_num_choices, choices_of
 from runtime.http.schema.decoding import UNREAD, Label, Priority, Unread, check_depth, decode_field, is_null, refuse
 from runtime.http.schema.grammar import MAX_SCHEMA_BYTES, Found, grammar_of, json_schema
 from runtime.http.schema.logprobs import check_num_top
@@ -21,7 +21,7 @@ from runtime.http.schema.sampling import SamplingFields, check_options, sampling
 from runtime.http.schema.tools import MAX_TOOLS_BYTES, ChosenFunction, NamedTool, ToolChoice, ToolSet, check_tools, tool_set_of
 from runtime.http.schema.turns import check_num_turns
 from runtime.output_plan import OutputPlan, OutputWish
-from runtime.params import ChatPrompt, LogprobOptions
+from runtime.params import ChatPrompt, GrammarSpec, LogprobOptions
 
 MAX_METADATA_BYTES = 16 * 2**10
 WITH_LOGPROBS = "message.output_text.logprobs"
@@ -114,13 +114,15 @@ class ResponseSequence(msgspec.Struct, frozen=True, kw_only=True):
     """The conversation so far, without the instructions, which are of this response only."""
     echo: dict[str, Any]
     """Fields of the request that the response repeats."""
+    grammar_param: str | None = None
+    """The field that the grammar came from."""
 
 
 def sequence_of(request: ResponsesRequest, caller: Caller, history: Sequence[dict[str, Any]]) -> ResponseSequence:
     """`history` are the turns of the response before this one. Raises `RequestError`."""
     check_model(request.model, caller.info)
     refuse(request, NOT_YET)
-    if request.n not in (None, 1):
+    if check_num_choices(request.n) > 1:
         raise Unsupported("a response has one output: n is not supported", param="n")
     _check_include(request.include or ())
     items = items_of_input(request.input)
@@ -129,9 +131,17 @@ def sequence_of(request: ResponsesRequest, caller: Caller, history: Sequence[dic
     raw_tools = _tools(request.tools)
     tools = tool_set_of(raw_tools, _choice(request.tool_choice))
     prompt = _prompt(request, turns, tools)
-    plan = caller.output_parsing.plan(_wish(request, tools, prompt))
-    generation = _generation(request, prompt, plan, caller)
-    return ResponseSequence(generation=generation, plan=plan, items=items, turns=turns, echo=_echo(request, raw_tools))
+    others = _format(request.text)
+    grammar = grammar_of(request, others=others)
+    plan = caller.output_parsing.plan(_wish(request, tools, prompt, grammar))
+    return ResponseSequence(
+        generation=_generation(request, prompt, plan, caller),
+        plan=plan,
+        items=items,
+        turns=turns,
+        echo=_echo(request, raw_tools),
+        grammar_param="tools" if tools.is_required else others[0][0] if others else grammar.kind if grammar else None,
+    )
 
 
 def _generation(request: ResponsesRequest, prompt: ChatPrompt, plan: OutputPlan, caller: Caller) -> Generation:
@@ -154,8 +164,7 @@ def _generation(request: ResponsesRequest, prompt: ChatPrompt, plan: OutputPlan,
     return generation
 
 
-def _wish(request: ResponsesRequest, tools: ToolSet, prompt: ChatPrompt) -> OutputWish:
-    grammar = grammar_of(request, others=_format(request.text))
+def _wish(request: ResponsesRequest, tools: ToolSet, prompt: ChatPrompt, grammar: GrammarSpec | None) -> OutputWish:
     if grammar is not None and tools.is_required:
         raise InvalidRequest("a required tool call and another constraint exclude each other", param="tool_choice")
     return OutputWish(
