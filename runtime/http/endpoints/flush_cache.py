@@ -7,6 +7,7 @@ import asyncio
 from aiohttp import web
 
 from runtime.errors import InvalidRequest
+from runtime.http.admin import admin_only
 from runtime.http.document import TEXT, Document
 from runtime.http.service import SERVICE, Service
 from runtime.messages import FlushCache
@@ -53,4 +54,4 @@ DOCUMENTS = {
         reply={"type": "string"},
     )
 }
-ROUTES = (web.get("/flush_cache", flush_cache), web.post("/flush_cache", flush_cache))
+ROUTES = (web.get("/flush_cache", admin_only(flush_cache)), web.post("/flush_cache", admin_only(flush_cache)))
