@@ -98,7 +98,8 @@ INLINE float bfloat_weigh_keys(int64_t vector, int64_t num_keys, float peak, str
         f32x16 weight = choose(score == -INFINITY, broadcast(0.0f), exponential(score - peak));
         u16x16 rounded = bfloats_of_floats(weight);
         memcpy(&scratch->weights[vector][key], &rounded, sizeof rounded);
-        sum += floats_of_bfloats(rounded); /* what is divided by is what was summed */
+        /* What is divided by is what was summed. GCC widens integers in two halves when not told how. */
+        sum += (f32x16)_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)rounded), 16);
     }
     return sum_of_lanes(sum);
 }
@@ -153,8 +154,11 @@ INLINE void bfloat_store_values(const struct attention *a, const float *values, 
         __m512 low = _mm512_load_ps(values + at), high = _mm512_load_ps(values + at + LANES);
         f32x16 halves[2] = {(f32x16)_mm512_permutex2var_ps(low, first, high), (f32x16)_mm512_permutex2var_ps(low, second, high)};
         for (int j = 0; j < 2; j++) {
-            int64_t i = at + j * LANES, count = least(LANES, a->head_dim - i);
-            if (count > 0) store_some(out, i, count, halves[j] * scale, 1);
+            int64_t i = at + j * LANES, count = a->head_dim - i;
+            if (count >= LANES)
+                store(out, i, halves[j] * scale, 1);
+            else if (count > 0)
+                store_some(out, i, count, halves[j] * scale, 1);
         }
     }
 }

@@ -66,8 +66,9 @@ INLINE void float_sum_values(const struct attention *a, const struct piece *piec
 }
 
 INLINE void float_store_values(const struct attention *a, const float *values, float scale, char *out, int bf16) {
-    for (int64_t at = 0; at < a->head_dim; at += LANES)
-        store_some(out, at, least(LANES, a->head_dim - at), load(values, at, 0) * scale, bf16);
+    int64_t at = 0;
+    for (; at + LANES <= a->head_dim; at += LANES) store(out, at, load(values, at, 0) * scale, bf16);
+    if (at < a->head_dim) store_some(out, at, a->head_dim - at, load(values, at, 0) * scale, bf16);
 }
 
 #endif

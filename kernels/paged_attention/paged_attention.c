@@ -11,7 +11,8 @@
 #include "bfloat_path.h"
 #endif
 
-#define SMALL_WORK_KEYS 1024 /* about 8 us for one key head: less is not worth a second thread */
+#define SMALL_WORK_KEYS 256 /* about 4 us: less is not worth a second thread */
+#define TASKS_PER_THREAD 3 /* more would even out better, but each begins with a wait for memory */
 
 enum path { FLOATS, BFLOATS_WIDENED, BFLOAT_PAIRS };
 
@@ -126,6 +127,13 @@ INLINE void attend_piece(const struct attention *a, const struct piece *piece, c
     sum_values(a, piece, next, scratch, part, path);
 }
 
+/* Asks for the first keys of a task, which nobody has asked for before. */
+INLINE void prefetch_keys(const struct attention *a, const struct piece *piece) {
+    int64_t row_bytes = a->head_dim * (a->bf16 ? 2 : 4);
+    for (int64_t key = 0; key < piece->num_keys; key++)
+        for (int64_t at = 0; at < row_bytes; at += 64) __builtin_prefetch(a->key_pages + piece->rows[key] + at, 0, 2);
+}
+
 INLINE float exponential_of(float x) { return exponential(broadcast(x))[0]; }
 
 /* Adds the next chunk to what came before it. */
@@ -208,6 +216,7 @@ INLINE void attend_blocks(const struct plan *plan, int64_t begin, int64_t end, e
     struct piece pieces[2], *now = &pieces[0], *next = &pieces[1];
     struct block first = block_of(plan, begin);
     enter(a, first, begin, first_chunk(a, &first), now);
+    prefetch_keys(a, now);
     for (int more = 1, fresh = 1; more;) {
         const struct block *block = &now->block;
         if (fresh) {
@@ -234,6 +243,7 @@ INLINE void attend_chunks(const struct plan *plan, int64_t begin, int64_t end, e
         struct block block = block_of(plan, item);
         if (chunk >= num_chunks(a, &block)) continue;
         enter(a, block, item, first_chunk(a, &block) + chunk, &piece);
+        prefetch_keys(a, &piece);
         load_queries(a, &block, &scratch, path);
         attend_piece(a, &piece, NULL, &scratch, part_of(plan, item, chunk), path);
     }
@@ -310,11 +320,13 @@ static void split_chunks(struct plan *plan, int64_t num_items) {
     free(plan->parts);
 }
 
-/* One thread where there is little to do; all key heads of a block together where there is plenty, as each one's keys are
- * asked for while the one before is summed. */
-static int64_t items_per_task(const struct attention *a, int64_t num_keys, int64_t num_items) {
-    if (num_keys * a->num_kv_heads < SMALL_WORK_KEYS) return num_items;
-    return num_items >= 4 * num_threads() * a->num_kv_heads ? a->num_kv_heads : 1;
+/* One thread where there is little to do. A few large tasks where each row is one block: the time goes into waiting for keys, which
+ * are asked for while those before them are summed, as long as they belong to one task. Else whole blocks, if there are plenty. */
+static int64_t items_per_task(const struct plan *plan, int64_t num_keys) {
+    int64_t num_kv_heads = plan->a->num_kv_heads, num_items = plan->num_blocks * num_kv_heads;
+    if (num_keys * num_kv_heads < SMALL_WORK_KEYS) return num_items;
+    if (plan->num_blocks <= plan->a->num_rows) return most(1, num_items / (TASKS_PER_THREAD * num_threads()));
+    return num_items >= 4 * num_threads() * num_kv_heads ? num_kv_heads : 1;
 }
 
 /* Returns 0, or 1 when there is no memory for the plan. */
@@ -324,7 +336,7 @@ EXPORT int64_t callboard_paged_attention(const struct attention *a) {
     plan.blocks = malloc((size_t)plan.num_blocks * sizeof *plan.blocks);
     if (!plan.blocks) return 1;
     int64_t num_keys = cut_blocks(&plan), num_items = plan.num_blocks * a->num_kv_heads;
-    int64_t taken = items_per_task(a, num_keys, num_items);
+    int64_t taken = items_per_task(&plan, num_keys);
     if (taken < num_items && plan.most_chunks > 1 && num_items < 2 * num_threads())
         split_chunks(&plan, num_items);
     else
