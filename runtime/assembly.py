@@ -29,6 +29,7 @@ from runtime.messages import Abort, EngineLost, PeerRestarted, RequestFailed, To
 from runtime.metrics.actor import Metrics
 from runtime.metrics.registry import Registry
 from runtime.sampling.grammar import Grammar
+from runtime.sampling.grammar_compiler import GrammarCompiler
 from runtime.scheduling.actor import Scheduler
 from runtime.scheduling.policy import load_policy
 from runtime.scheduling.state import Scheduling
@@ -45,6 +46,7 @@ DETOKENIZER = "detokenizer"
 METRICS = "metrics"
 SUPERVISOR = "supervisor"
 EXECUTOR = "executor"
+GRAMMAR_COMPILER = "grammar compiler"
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ class Parts:
     chat_template: ChatTemplate | None
     registry: Registry
     clock: Clock
+    grammars: GrammarCompiler | None = None
+    """None: constraints on the output are refused."""
 
 
 class Assembly:
@@ -110,7 +114,10 @@ class Assembly:
         return Cache(pages, self.ref(CACHE, SCHEDULER))
 
     def _grammar(self) -> Actor:
-        return Grammar(self.ref(GRAMMAR, SCHEDULER))
+        compiler = self.parts.grammars
+        if compiler is not None:
+            compiler.start(self.ref(GRAMMAR_COMPILER, GRAMMAR).tell)
+        return Grammar(self.ref(GRAMMAR, SCHEDULER), compiler)
 
     def _scheduler(self) -> Actor:
         """Made anew with an executor that has forgotten the slots of the scheduler before."""

@@ -98,6 +98,27 @@ class CacheConfig(Section, frozen=True, kw_only=True):
 class ExecutorConfig(Section, frozen=True, kw_only=True):
     device: Annotated[Literal["auto", "cpu"], flag("where the model runs")] = "auto"
     num_threads: Annotated[int | None, flag("CPU threads of the model; by default one per core")] = None
+    logit_processor: Annotated[
+        tuple[str, ...],
+        flag("class that may change a request's logits, which requests pick by its name; can be given more than once"),
+    ] = ()
+    """Each as `package.module:Class`."""
+    disable_jump_forward: Annotated[bool, flag("sample also the tokens about which a grammar leaves no choice")] = False
+
+    @property
+    def logit_processor_names(self) -> tuple[str, ...]:
+        """What requests may call for."""
+        return tuple(path.rpartition(":")[2] for path in self.logit_processor)
+
+
+class GrammarConfig(Section, frozen=True, kw_only=True):
+    grammar_backend: Annotated[
+        Literal["auto", "llguidance", "xgrammar"],
+        flag("compiler of output constraints; auto chooses for each what is done faithfully"),
+    ] = "auto"
+    grammar_compile_timeout: Annotated[float, flag("seconds of CPU time that a grammar may take to compile")] = 2.0
+    grammar_compile_memory_mb: Annotated[int, flag("megabytes of memory that compiling a grammar may take")] = 1024
+    grammar_cache_mb: Annotated[int, flag("megabytes of compiled grammars that are kept")] = 64
 
 
 class MetricsConfig(Section, frozen=True, kw_only=True):
@@ -127,6 +148,7 @@ def resolve(config: Config) -> Config:
     _check_ranges(config)
     _check_override(config.model.json_model_override_args)
     model = msgspec.structs.replace(
+    grammar: GrammarConfig = GrammarConfig()
         config.model, served_model_name=config.model.served_model_name or config.model.model_path or EMBEDDED_MODEL_NAME
     )
     scheduler = msgspec.structs.replace(
@@ -167,6 +189,9 @@ def _at_least(name: str, value: float | None, low: float) -> None:
 
 def _between(name: str, value: float | None, low: float, high: float) -> None:
     if value is None or low <= value <= high:
+    _at_least("grammar_compile_timeout", config.grammar.grammar_compile_timeout, 0.01)
+    _at_least("grammar_compile_memory_mb", config.grammar.grammar_compile_memory_mb, 64)
+    _at_least("grammar_cache_mb", config.grammar.grammar_cache_mb, 1)
         return
     wanted = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
     raise ConfigError(f"--{name.replace('_', '-')} must be {wanted}, not {value:g}")
