@@ -103,6 +103,7 @@ class Assembly:
             self.ref(TOKENIZER, GRAMMAR),
             context_length=limits.context_length,
             vocab_size=limits.vocab_size,
+            logit_processors=self.parts.config.executor.logit_processor_names,
         )
 
     def _detokenizer(self) -> Actor:

@@ -20,10 +20,14 @@ def parse(arguments: Sequence[str], prog: str = "python -m runtime.serve") -> Co
         _add_section(parser, name, section)
     values = vars(parser.parse_args(arguments))
     sections = {
-        name: section(**{field: values[field] for field in section.__struct_fields__ if field in values})
+        name: section(**{field: _frozen(values[field]) for field in section.__struct_fields__ if field in values})
         for name, section in _hints(Config).items()
     }
     return resolve(Config(**sections))
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 class _Parser(argparse.ArgumentParser):
@@ -50,6 +54,8 @@ def _add_flag(group: argparse._ArgumentGroup, field: str, kind: Any, meta: msgsp
     kind = _without_none(kind)
     if kind is bool:
         group.add_argument(*names, action="store_true", **settings)
+    elif get_origin(kind) is tuple:
+        group.add_argument(*names, action="append", metavar=field.upper(), **settings)
     elif get_origin(kind) is Literal:
         group.add_argument(*names, choices=get_args(kind), **settings)
     else:
@@ -64,4 +70,4 @@ def _without_none(kind: Any) -> Any:
 
 def _help(meta: msgspec.Meta, default: Any) -> str:
     text = (meta.description or "").replace("%", "%%")
-    return text if default in (None, False) else f"{text} (default: {default})"
+    return text if default in (None, False, ()) else f"{text} (default: {default})"

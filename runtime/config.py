@@ -129,6 +129,17 @@ class MetricsConfig(Section, frozen=True, kw_only=True):
     log_requests: Annotated[bool, flag("log the parameters and outcome of each request")] = False
 
 
+class BatchConfig(Section, frozen=True, kw_only=True):
+    file_storage_path: Annotated[
+        str, flag("folder of uploaded files and of batches; made at the first upload", aliases=("--file-storage-pth",))
+    ] = "callboard_storage"
+    max_file_bytes: Annotated[int, flag("largest file that may be uploaded")] = 512 * 2**20
+    max_batch_lines: Annotated[int, flag("most requests in a batch")] = 50_000
+    max_open_batch_lines: Annotated[
+        int | None, flag("most requests of batches that run at once; by default half of what runs at once")
+    ] = None
+
+
 class Config(Section, frozen=True, kw_only=True):
     """Everything the server can be told. Sections group what one part of the server reads."""
 
@@ -137,7 +148,9 @@ class Config(Section, frozen=True, kw_only=True):
     scheduler: SchedulerConfig = SchedulerConfig()
     cache: CacheConfig = CacheConfig()
     executor: ExecutorConfig = ExecutorConfig()
+    grammar: GrammarConfig = GrammarConfig()
     metrics: MetricsConfig = MetricsConfig()
+    batches: BatchConfig = BatchConfig()
 
 
 EMBEDDED_MODEL_NAME = "SmolLM2-135M-Instruct"
@@ -148,7 +161,6 @@ def resolve(config: Config) -> Config:
     _check_ranges(config)
     _check_override(config.model.json_model_override_args)
     model = msgspec.structs.replace(
-    grammar: GrammarConfig = GrammarConfig()
         config.model, served_model_name=config.model.served_model_name or config.model.model_path or EMBEDDED_MODEL_NAME
     )
     scheduler = msgspec.structs.replace(
@@ -177,7 +189,13 @@ def _check_ranges(config: Config) -> None:
     _at_least("max_total_tokens", cache.max_total_tokens, cache.page_size)
     _between("mem_fraction_static", cache.mem_fraction_static, 0.01, 1)
     _between("num_threads", config.executor.num_threads, 1, 1024)
+    _at_least("grammar_compile_timeout", config.grammar.grammar_compile_timeout, 0.01)
+    _at_least("grammar_compile_memory_mb", config.grammar.grammar_compile_memory_mb, 64)
+    _at_least("grammar_cache_mb", config.grammar.grammar_cache_mb, 1)
     _at_least("decode_log_interval", config.metrics.decode_log_interval, 1)
+    _at_least("max_file_bytes", config.batches.max_file_bytes, 1)
+    _at_least("max_batch_lines", config.batches.max_batch_lines, 1)
+    _at_least("max_open_batch_lines", config.batches.max_open_batch_lines, 1)
     for name, key in (("--api-key", http.api_key), ("--admin-api-key", http.admin_api_key)):
         if key == "":
             raise ConfigError(f"{name} must not be empty; leave the flag out to serve without a key")
@@ -189,9 +207,6 @@ def _at_least(name: str, value: float | None, low: float) -> None:
 
 def _between(name: str, value: float | None, low: float, high: float) -> None:
     if value is None or low <= value <= high:
-    _at_least("grammar_compile_timeout", config.grammar.grammar_compile_timeout, 0.01)
-    _at_least("grammar_compile_memory_mb", config.grammar.grammar_compile_memory_mb, 64)
-    _at_least("grammar_cache_mb", config.grammar.grammar_cache_mb, 1)
         return
     wanted = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
     raise ConfigError(f"--{name.replace('_', '-')} must be {wanted}, not {value:g}")

@@ -302,6 +302,10 @@ class RowExtra(msgspec.Struct, frozen=True, kw_only=True):
     """This request alone fails, for example because its logit processor raised."""
 
 
+GRAMMAR_DROPPED = "grammar_dropped"
+"""Code of a failure: the grammar was announced as ready, but the store does not have it any more."""
+
+
 class StepDone(Message, frozen=True, kw_only=True):
     """Executor → Scheduler: sampled ids, in the order of the plan's rows with `sample` set."""
 

@@ -8,18 +8,25 @@ import sys
 
 from runtime.config import Config
 from runtime.executor.cpu import CpuExecutor
+from runtime.executor.extras import NO_GRAMMARS, Extensions
 from runtime.executor.memory import ModelSize, allocate_kv, free_memory_bytes, size_limits
 from runtime.executor.port import ExecutorLimits
 from runtime.loading.checkpoint import Checkpoint
 from runtime.models.captured import CapturedDecoder
 from runtime.models.decoder import Decoder
 from runtime.models.load import load_model
+from runtime.sampling.logit_processor import load_processors
+from runtime.sampling.matcher import MatcherSource
 
 log = logging.getLogger(__name__)
 
 
-def build_executor(config: Config, checkpoint: Checkpoint) -> CpuExecutor:
-    """An executor that waits for `start`. Raises `LoadError` about the model and `ConfigError` about the cache."""
+def build_executor(config: Config, checkpoint: Checkpoint, matchers: MatcherSource = NO_GRAMMARS) -> CpuExecutor:
+    """An executor that waits for `start`. `matchers`: the store that the Grammar actor fills.
+
+    Raises `LoadError` about the model and `ConfigError` about the cache and the logit processors.
+    """
+    processors = load_processors(config.executor.logit_processor)
     model = load_model(
         checkpoint,
         dtype=config.model.dtype,
@@ -34,7 +41,14 @@ def build_executor(config: Config, checkpoint: Checkpoint) -> CpuExecutor:
     log.info("Weights: %s", _describe_weights(model, config.model.activation_bits))
     # OpenMP's threads go on spinning after their work, on the cores that the kernels' own threads need.
     num_torch_threads = 1 if model.computes_in_kernels else num_threads
-    return CpuExecutor(CapturedDecoder(model), kv, limits, num_threads=num_threads, num_torch_threads=num_torch_threads)
+    return CpuExecutor(
+        CapturedDecoder(model),
+        kv,
+        limits,
+        num_threads=num_threads,
+        num_torch_threads=num_torch_threads,
+        extensions=Extensions(matchers, processors, jumps_forward=not config.executor.disable_jump_forward),
+    )
 
 
 def model_size(model: Decoder) -> ModelSize:

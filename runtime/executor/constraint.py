@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from runtime.errors import Failure, InternalError, InvalidRequest
-from runtime.messages import SlotOpen
+from runtime.errors import Failure, InvalidRequest, Unavailable
+from runtime.messages import GRAMMAR_DROPPED, SlotOpen
 from runtime.sampling.bitmask import make_mask
 from runtime.sampling.matcher import Mask, Matcher, MatcherSource
 
-GRAMMAR_LOST = InternalError("the compiled grammar of this request was dropped; it is safe to send it again").failure
+GRAMMAR_LOST = Unavailable(
+    "the compiled grammar of this request was dropped; it is safe to send it again", code=GRAMMAR_DROPPED, retry_after=1
+).failure
 DEAD_END = InvalidRequest(
     "the grammar, together with the other parameters, allows no token at this point", param="grammar", code="grammar_dead_end"
 ).failure

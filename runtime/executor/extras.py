@@ -34,7 +34,8 @@ class NoGrammars:
         raise KeyError(key)
 
 
-NO_EXTENSIONS = Extensions(matchers=NoGrammars(), processors={})
+NO_GRAMMARS = NoGrammars()
+NO_EXTENSIONS = Extensions(matchers=NO_GRAMMARS, processors={})
 
 
 @dataclass(frozen=True, slots=True)

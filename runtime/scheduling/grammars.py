@@ -33,6 +33,11 @@ class GrammarAnswers:
             del self._answers[next(iter(self._answers))]
         return [request for request in self._waiting.pop(key, ()) if request.stage is Stage.WAITING]
 
+    def forget(self, key: str | None) -> None:
+        """Requests with this grammar wait for another answer: what was ready was dropped."""
+        if key is not None:
+            self._answers.pop(key, None)
+
     def num_waiting(self) -> int:
         """Requests that wait for their grammar."""
         return sum(request.stage is Stage.WAITING for requests in self._waiting.values() for request in requests)

@@ -15,6 +15,7 @@ from runtime.config import SchedulerConfig
 from runtime.errors import ConfigError, EngineError, Failure, InternalError, Overloaded, RequestError
 from runtime.executor.port import ExecutorLimits
 from runtime.messages import (
+    GRAMMAR_DROPPED,
     INVALID_TOKEN,
     Abort,
     Admit,
@@ -323,6 +324,8 @@ class Scheduling:
     def _hand_out(self, request: Request, row: StepRow, token_id: int | None, extra: RowExtra | None) -> None:
         """What a row brought to a request that is still open."""
         if extra is not None and extra.failure is not None:
+            if extra.failure.code == GRAMMAR_DROPPED:
+                self._grammars.forget(request.grammar_key)
             self._fail(request, extra.failure)
             return
         if extra is not None and request.gathering is not None:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from runtime.actors.actor import Actor, Ref, receives
-from runtime.errors import Failure, RequestError
+from runtime.errors import Failure, InvalidRequest, RequestError
 from runtime.loading.vocabulary import Vocabulary
 from runtime.messages import (
     Abort,
@@ -51,11 +51,14 @@ class Tokenizer(Actor):
         *,
         context_length: int,
         vocab_size: int,
+        logit_processors: tuple[str, ...] = (),
     ) -> None:
         self._encoding = PromptEncoding(vocabulary, chat_template, context_length=context_length, vocab_size=vocab_size)
         self._scheduler = scheduler
         self._http = http
         self._grammar = grammar
+        self._vocab_size = vocab_size
+        self._logit_processors = logit_processors
         self._last: tuple[Prompt, tuple[int, ...] | Failure] | None = None
 
     @receives(Tokenize)
@@ -66,6 +69,7 @@ class Tokenizer(Actor):
             return
         try:
             self._encoding.check_length(len(encoded), message.params.max_new_tokens, param_of(message.prompt))
+            self._check_model_limits(message)
         except RequestError as error:
             self._fail(message, error.failure)
             return
@@ -90,6 +94,16 @@ class Tokenizer(Actor):
     @receives(Abort)
     async def abort(self, message: Abort) -> None:
         self._scheduler.tell(message)
+
+    def _check_model_limits(self, message: Tokenize) -> None:
+        """What only the loaded model can say of a request. Raises `InvalidRequest`."""
+        name = message.params.logit_processor
+        if name is not None and name not in self._logit_processors:
+            known = ", ".join(self._logit_processors) or "none was loaded (--logit-processor)"
+            raise InvalidRequest(f"no logit processor is called {name!r}: {known}", param="custom_logit_processor")
+        token_ids = message.logprobs.token_ids if message.logprobs is not None else ()
+        if token_ids and not 0 <= min(token_ids) <= max(token_ids) < self._vocab_size:
+            raise InvalidRequest(f"token ids must be in [0, {self._vocab_size - 1}]", param="token_ids_logprob")
 
     async def _encode(self, prompt: Prompt) -> tuple[int, ...] | Failure:
         if self._last is None or self._last[0] is not prompt:

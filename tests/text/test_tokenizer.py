@@ -7,12 +7,13 @@ import threading
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 
 from runtime.actors.mailbox import Envelope
 from runtime.loading.vocabulary import Vocabulary
 from runtime.messages import Abort, Admit, CompileGrammar, Message, RequestFailed, Tokenize
-from runtime.params import ChatPrompt, GrammarSpec, Prompt, SamplingParams, TextOptions, TextPrompt, TokenPrompt
+from runtime.params import ChatPrompt, GrammarSpec, LogprobOptions, Prompt, SamplingParams, TextOptions, TextPrompt, TokenPrompt
 from runtime.text.chat_template import ChatTemplate
 from runtime.text.tokenizer import MAX_INLINE_CHARS, Tokenizer
 from tests.text.conftest import BYTE_LEVEL, SENTENCEPIECE, CountingClock, Outbox, token_id
@@ -47,6 +48,7 @@ class Stage:
             self.grammar.ref,
             context_length=CONTEXT_LENGTH,
             vocab_size=vocab_size,
+            logit_processors=("Shout",),
         )
 
     def receive(self, *messages: Message) -> None:
@@ -103,6 +105,29 @@ def test_ids_are_taken_as_they_are() -> None:
 def test_special_tokens_in_plain_text_are_special() -> None:
     end = token_id(BYTE_LEVEL, "<|im_end|>")
     assert Stage(BYTE_LEVEL).ids(TextPrompt("a<|im_end|>"))[-1] == end
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"params": SamplingParams(max_new_tokens=1, logit_processor="Whisper")}, "custom_logit_processor"),
+        ({"logprobs": LogprobOptions(token_ids=(0, 512))}, "token_ids_logprob"),
+        ({"logprobs": LogprobOptions(token_ids=(-1,))}, "token_ids_logprob"),
+    ],
+)
+def test_what_the_model_does_not_have_is_refused(fields: dict[str, Any], param: str) -> None:
+    stage = Stage()
+    message = msgspec.structs.replace(tokenize(TokenPrompt((5,))), **fields)
+    stage.receive(message)
+    (failed,) = stage.http.take()
+    assert isinstance(failed, RequestFailed)
+    assert (failed.failure.status, failed.failure.param) == (400, param)
+    allowed = {
+        "params": SamplingParams(max_new_tokens=1, logit_processor="Shout"),
+        "logprobs": LogprobOptions(token_ids=(0, 511)),
+    }
+    stage.receive(msgspec.structs.replace(message, **allowed))
+    assert len(stage.scheduler.take()) == 1
 
 
 def test_everything_else_is_passed_on() -> None:
