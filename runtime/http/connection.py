@@ -3,6 +3,9 @@
 aiohttp answers malformed HTTP and unexpected exceptions below the application, in plain text; here they get the envelope. This
 is the one exception boundary outside of the actors: an exception that nobody expected becomes a 500 with a fixed text, and
 its details go to the log only.
+
+A client that closes its half of the connection has left: nothing tells it from one that closed both, and a request must not go
+on for nobody.
 """
 
 from __future__ import annotations
@@ -10,12 +13,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from collections.abc import Callable
 from typing import Any
 
 from aiohttp import web
+from aiohttp.http_exceptions import LineTooLong
 
 from runtime.errors import Failure, InternalError, InvalidRequest, StartError
+from runtime.http.middleware import put_headers
 from runtime.http.responses import error_response
+from runtime.http.service import REQUEST_ID, SERVICE
 
 log = logging.getLogger(__name__)
 
@@ -31,9 +38,10 @@ MAX_HEADER_BYTES = 16 * 2**10
 class Connection(web.RequestHandler):
     """One client's connection. It is closed when the headers of a request take longer than `HEADERS_TIMEOUT_S` to arrive."""
 
-    __slots__ = ("_patience",)
+    __slots__ = ("_patience", "new_request_id")
 
     _patience: asyncio.TimerHandle | None
+    new_request_id: Callable[[], str]
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -70,16 +78,21 @@ class Connection(web.RequestHandler):
             log.error("%s %s failed: %r", request.method, request.path, exc, exc_info=exc)
         if request.writer.output_size > 0:
             raise ConnectionError("the response had begun")
-        response = error_response(_failure(status), request.path)
+        response = error_response(_failure(status, exc), request.path)
+        put_headers(response, request.get(REQUEST_ID) or self.new_request_id())
         response.force_close()
         return response
 
 
 class Listener(web.Server):
-    """Makes a `Connection` of everyone who connects."""
+    """Makes a `Connection` of everyone who connects. `new_request_id` names what is refused before it is a request."""
+
+    new_request_id: Callable[[], str] = str
 
     def __call__(self) -> web.RequestHandler:
-        return Connection(self, loop=self._loop, **self._kwargs)
+        connection = Connection(self, loop=self._loop, **self._kwargs)
+        connection.new_request_id = self.new_request_id
+        return connection
 
 
 class Runner(web.AppRunner):
@@ -89,12 +102,15 @@ class Runner(web.AppRunner):
 
     async def _make_server(self) -> web.Server:
         plain = await super()._make_server()
-        return Listener(
+        listener = Listener(
             plain.request_handler,
             request_factory=plain.request_factory,
             handler_cancellation=plain.handler_cancellation,
             **plain._kwargs,
         )
+        if SERVICE in self.app:
+            listener.new_request_id = self.app[SERVICE].new_request_id
+        return listener
 
 
 def check_address(host: str, port: int) -> None:
@@ -132,9 +148,11 @@ def _not_listening(host: str, port: int, error: OSError) -> StartError:
     return StartError(f"can not listen on {host}:{port}: {reason}; choose another address with --host and --port")
 
 
-def _failure(status: int) -> Failure:
+def _failure(status: int, error: BaseException | None) -> Failure:
     if status >= 500:
         return InternalError("the server failed on this request; its log has the details").failure
-    return Failure(
-        status=status, type=InvalidRequest.type, message="the request is not valid HTTP, or its headers are too large"
-    )
+    if isinstance(error, LineTooLong):
+        status = 414 if error.args[1] == MAX_LINE_BYTES else 431
+        part, limit = ("URL", MAX_LINE_BYTES) if status == 414 else ("headers", MAX_HEADER_BYTES)
+        return Failure(status=status, type=InvalidRequest.type, message=f"the {part} must not be longer than {limit} bytes")
+    return Failure(status=status, type=InvalidRequest.type, message="the request is not valid HTTP")

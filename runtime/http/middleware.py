@@ -26,19 +26,29 @@ CORS_HEADERS = {
 
 
 async def stamp(request: web.Request, response: web.StreamResponse) -> None:
-    """Put the headers that every response has on it, just before it is sent."""
+    """Just before a response is sent."""
+    put_headers(response, _request_id(request))
+
+
+def put_headers(response: web.StreamResponse, request_id: str) -> None:
+    """The headers that every response has."""
     response.headers.update(CORS_HEADERS)
     response.headers["Server"] = "callboard"
-    response.headers["x-request-id"] = _request_id(request)
+    response.headers["x-request-id"] = request_id
 
 
 async def check_expectation(request: web.Request) -> web.StreamResponse | None:
     """Before the body of a request that has an `Expect` header: ask for it, or refuse it unsent."""
-    if request.headers["Expect"].lower() != "100-continue":
-        failure = Failure(status=417, type=InvalidRequest.type, message="the Expect header must be 100-continue")
-        return error_response(failure, request.path)
     if (request.content_length or 0) > request.client_max_size:
         failure = BodyTooLarge(f"the body is larger than {request.client_max_size} bytes").failure
+        return error_response(failure, request.path)
+    return await ask_for_body(request)
+
+
+async def ask_for_body(request: web.Request) -> web.StreamResponse | None:
+    """Likewise, where the size of a body is checked as it comes."""
+    if request.headers["Expect"].lower() != "100-continue":
+        failure = Failure(status=417, type=InvalidRequest.type, message="the Expect header must be 100-continue")
         return error_response(failure, request.path)
     assert request.transport is not None, "a connection that is gone has no handler"
     request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")

@@ -132,19 +132,41 @@ async def raw(door: Door, data: bytes) -> bytes:
     return answer
 
 
-def test_malformed_http_gets_the_envelope_and_the_connection_closed() -> None:
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"nonsense\r\n\r\n", 400),
+        (b"GET /" + b"x" * 10_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"x" * 20_000 + b"\r\n\r\n", 431),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n" + b"x" * 20_000 + b": x\r\n\r\n", 431),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n" + b"".join(b"X-%d: 1\r\n" % number for number in range(500)) + b"\r\n", 400),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_malformed_http_gets_the_envelope_and_the_connection_closed(data: bytes, status: int) -> None:
     async def test(door: Door) -> None:
-        for data in [
-            b"nonsense\r\n\r\n",
-            b"GET /" + b"x" * 10_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
-            b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"x" * 20_000 + b"\r\n\r\n",
-            b"GET / HTTP/1.1\r\nHost: x\r\n" + b"".join(b"X-%d: 1\r\n" % number for number in range(500)) + b"\r\n",
-            b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
-            b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
-        ]:
-            answer = await raw(door, data)
-            assert answer.startswith(b"HTTP/1.1 400 ") or answer.startswith(b"HTTP/1.0 400 "), (data[:50], answer[:100])
-            assert b'"type":"invalid_request_error"' in answer
+        answer = await raw(door, data)
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert head.split(b" ")[1] == str(status).encode(), (data[:50], answer[:100])
+        assert b"x-request-id:" in head.lower()
+        assert b"access-control-allow-origin: *" in head.lower()
+        assert b'"type":"invalid_request_error"' in body
+        await door.assert_unharmed()
+
+    run(test)
+
+
+@pytest.mark.parametrize("data", [b"GET /", b"GET / HTTP/1.1\r\nHost: x\r\nX: "], ids=["url", "header"])
+def test_a_megabyte_of_head_closes_the_connection(data: bytes) -> None:
+    """Whether the sender, who is still busy, sees the answer is up to its network."""
+
+    async def test(door: Door) -> None:
+        answer = await raw(door, data + b"x" * 2**20 + b" HTTP/1.1\r\n\r\n")
+        assert answer == b"" or answer.split(b" ")[1] in (b"414", b"431")
+        await door.until(lambda: not door.connections())
         await door.assert_unharmed()
 
     run(test)
