@@ -10,24 +10,39 @@ from torch import Tensor
 from kernels import native
 from kernels.rms_norm import reference
 
-SLOTS = struct.Struct("8qd2q")  # struct rms_norm
+SLOTS = struct.Struct("9qd2q")  # struct rms_norm
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """`x / sqrt(mean(x²) + eps) * weight`, computed in float32.
 
-    x: [tokens, hidden] bfloat16 or float32, last dimension contiguous. weight: [hidden] bfloat16 or float32, contiguous.
-    Returns a new [tokens, hidden] of x's dtype. A token's result does not depend on the other tokens.
+    x: [tokens, hidden], or [tokens, heads, hidden] normalised per head, bfloat16 or float32, all but the first dimension
+    contiguous. weight: [hidden] bfloat16 or float32, contiguous.
+    Returns a new tensor like x. A token's result does not depend on the other tokens.
     """
     run = native.function("rms_norm")
     if run is None or not x.is_cpu or x.dtype not in native.FLOATS or weight.dtype not in native.FLOATS:
         return reference.rms_norm(x, weight, eps)
-    num_tokens, hidden = x.shape
+    num_tokens, hidden = x.shape[0], x.shape[-1]
+    num_heads = x.shape[1] if x.dim() == 3 else 1
     bf16 = x.dtype is torch.bfloat16
-    out = torch.empty_like(x)
-    x_bytes = x.stride(0) * (2 if bf16 else 4)
-    weight_bf16 = weight.dtype is torch.bfloat16
-    run(SLOTS.pack(out.data_ptr(), x.data_ptr(), 0, weight.data_ptr(), num_tokens, hidden, x_bytes, 0, eps, bf16, weight_bf16))
+    out = x.new_empty(x.shape)
+    run(
+        SLOTS.pack(
+            out.data_ptr(),
+            x.data_ptr(),
+            0,
+            weight.data_ptr(),
+            num_tokens * num_heads,
+            hidden,
+            num_heads,
+            x.stride(0) * (2 if bf16 else 4),
+            0,
+            eps,
+            bf16,
+            weight.dtype is torch.bfloat16,
+        )
+    )
     return out
 
 
@@ -58,6 +73,7 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Ten
             weight.data_ptr(),
             num_tokens,
             hidden,
+            1,
             x.stride(0) * item_bytes,
             residual.stride(0) * item_bytes,
             eps,

@@ -9,7 +9,9 @@ struct rms_norm {
     const char *x;
     char *residual; /* NULL: nothing to add */
     const void *weight;
-    int64_t num_rows, hidden, x_stride, residual_stride;
+    int64_t num_rows, hidden;
+    int64_t rows_abreast; /* that lie next to each other in x, before its next stride */
+    int64_t x_stride, residual_stride;
     double eps;
     int64_t bf16, weight_bf16;
 };
@@ -56,10 +58,10 @@ INLINE void normalise(void *out, const void *x, void *residual, const struct rms
 
 static void run(const void *context, int64_t begin, int64_t end) {
     const struct rms_norm *rows = context;
-    int64_t out_stride = rows->hidden * (rows->bf16 ? 2 : 4);
+    int64_t out_stride = rows->hidden * (rows->bf16 ? 2 : 4), abreast = rows->rows_abreast;
     for (int64_t r = begin; r < end; r++) {
         void *out = rows->out + r * out_stride, *residual = rows->residual ? rows->residual + r * rows->residual_stride : 0;
-        const void *x = rows->x + r * rows->x_stride;
+        const void *x = rows->x + r / abreast * rows->x_stride + r % abreast * out_stride;
         if (rows->bf16 && rows->weight_bf16)
             normalise(out, x, residual, rows, 1, 1);
         else if (rows->bf16)

@@ -70,7 +70,7 @@ def num_usable_cores() -> int:
 
 def _describe_weights(model: Decoder, activation_bits: str) -> str:
     size = f"{model.weight_bytes / 1e6:.0f} MB"
-    if model.computes_in_kernels:
+    if model.keeps_blocks:
         return f"{size} in the blocks of the file (--activation-bits {activation_bits})"
     return f"{size} of {str(model.dtype).removeprefix('torch.')} (--dtype)"
 

@@ -61,8 +61,5 @@ class Attention:
         first_value = self.num_heads + self.num_kv_heads
         q, k, v = heads[:, : self.num_heads], heads[:, self.num_heads : first_value], heads[:, first_value:]
         if self.q_norm is not None and self.k_norm is not None:
-            q, k = self._norm(q, self.q_norm), self._norm(k, self.k_norm)
+            q, k = rms_norm(q, self.q_norm, self.norm_eps), rms_norm(k, self.k_norm, self.norm_eps)
         return q, k, v
-
-    def _norm(self, heads: Tensor, weight: Tensor) -> Tensor:
-        return rms_norm(heads.reshape(-1, self.head_dim), weight, self.norm_eps).view(heads.shape)

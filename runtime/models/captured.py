@@ -33,6 +33,11 @@ class CapturedDecoder:
         self._page_size = 0
         self._can_capture = decoder.computes_in_kernels
 
+    @property
+    def is_captured(self) -> bool:
+        """Whether steps are replayed; known after the first one."""
+        return self._graph is not None
+
     def kv_shape(self) -> KVShape:
         """See `Decoder.kv_shape`."""
         return self._decoder.kv_shape()

@@ -18,7 +18,7 @@ from runtime.layers.attention import Attention
 from runtime.layers.embedding import Embedding
 from runtime.layers.forward import ForwardBatch, KVCache, KVShape, Queries
 from runtime.layers.gated_mlp import ACTIVATIONS, GatedMlp
-from runtime.layers.linear import Linear
+from runtime.layers.linear import Linear, PanelLinear
 from runtime.layers.quantized import QuantizedLinear
 from runtime.layers.rotary import RopeSpec, cos_sin_table
 from runtime.models.spec import DecoderSpec
@@ -50,7 +50,12 @@ class Decoder:
     @property
     def computes_in_kernels(self) -> bool:
         """Whether the products run in our kernels, so that PyTorch's own threads have nothing to do."""
-        return all(isinstance(linear, QuantizedLinear) for linear in self._products())
+        return all(isinstance(linear, (QuantizedLinear, PanelLinear)) for linear in self._products())
+
+    @property
+    def keeps_blocks(self) -> bool:
+        """Whether weights stay quantized as they are in the file."""
+        return isinstance(self.head, QuantizedLinear)
 
     @property
     def weight_bytes(self) -> int:

@@ -42,6 +42,13 @@ def test_takes_rows_of_a_wider_buffer(compiled, dtype, seeded):
     assert torch.equal(buffer[:, 164:], before[:, 164:])
 
 
+def test_normalises_the_heads_of_a_fused_buffer(compiled, dtype, seeded):
+    buffer, weight = torch.randn(5, 15, 24, generator=seeded).to(dtype), torch.rand(24, generator=seeded)
+    heads = buffer[:, 3:12]
+    expected = rms_norm(heads.reshape(-1, 24), weight, 1e-5).view(5, 9, 24)
+    assert torch.equal(rms_norm(heads, weight, 1e-5), expected)
+
+
 def test_a_row_has_the_same_bits_alone_and_on_any_thread(compiled, dtype, seeded):
     x = torch.randn(Case(200, 576), generator=seeded).to(dtype)
     weight = torch.randn(576, generator=seeded)

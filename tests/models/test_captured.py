@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from kernels import paged_attention
 from runtime.config import ModelConfig
 from runtime.layers.forward import ForwardBatch
 from runtime.loading.checkpoint import open_checkpoint
@@ -92,11 +93,14 @@ def test_a_batch_larger_than_the_graph_is_computed_too(
     expected = replayed.forward(batch_of_two([4, 7]), kv)
     monkeypatch.setattr(captured, "MAX_TOKENS", 7)
     assert torch.equal(replayed.forward(batch_of_two([4, 7]), kv), expected)
+    assert replayed.is_captured
 
 
-def test_a_model_of_plain_weights_is_not_captured(embedded_gguf: Path) -> None:
-    checkpoint = open_checkpoint(ModelConfig(model_path=str(embedded_gguf)))
-    plain = load_model(checkpoint, dtype="bfloat16", num_positions=512)
-    kv = plain.kv_shape().allocate(2, 16)
-    expected = plain.forward(batch_of_two([4, 7]), kv)
-    assert torch.equal(CapturedDecoder(plain).forward(batch_of_two([4, 7]), kv), expected)
+def test_a_model_with_other_kernels_is_not_captured(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here attention is left to torch, as for heads that are too wide for the kernel."""
+    kv = decoder.kv_shape().allocate(2, 16)
+    monkeypatch.setattr(paged_attention, "MAX_HEAD_DIM", 32)
+    expected = decoder.forward(batch_of_two([4, 7]), kv)
+    model = CapturedDecoder(decoder)
+    assert torch.equal(model.forward(batch_of_two([4, 7]), kv), expected)
+    assert not model.is_captured

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from runtime.models.captured import CapturedDecoder
 from runtime.models.decoder import Decoder
 from tests.models.conftest import PagedRunner, PagedSequence, load_ours, save_random_model
 
@@ -49,6 +50,7 @@ class Pair:
     """Two sequences with a common beginning of 32 tokens, and the logits that transformers gives them."""
 
     ours: Decoder
+    captured: CapturedDecoder
     token_ids: list[list[int]]
     expected: list[torch.Tensor]  # [tokens, vocab] each
 
@@ -63,12 +65,14 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     with torch.no_grad():
         expected = list(theirs(token_ids).logits)
     assert 0.1 < expected[0].abs().mean() < 20
-    return Pair(load_ours(folder, num_positions=NUM_TOKENS), token_ids.tolist(), expected)
+    ours = load_ours(folder, num_positions=NUM_TOKENS)
+    return Pair(ours, CapturedDecoder(ours), token_ids.tolist(), expected)
 
 
-@pytest.fixture(params=[16, 7], ids=["page16", "page7"])
+@pytest.fixture(params=[(16, False), (7, False), (16, True)], ids=["page16", "page7", "captured"])
 def runner(request: pytest.FixtureRequest, pair: Pair) -> PagedRunner:
-    return PagedRunner(pair.ours, page_size=request.param)
+    page_size, is_captured = request.param
+    return PagedRunner(pair.captured if is_captured else pair.ours, page_size)
 
 
 def assert_close(actual: list[torch.Tensor], expected: torch.Tensor) -> None:
@@ -88,6 +92,11 @@ def test_prefill_in_chunks(pair: Pair, runner: PagedRunner, chunks: list[int]) -
 def test_decode_token_by_token(pair: Pair, runner: PagedRunner) -> None:
     sequence = PagedSequence(pair.token_ids[0])
     assert_close([runner.step((sequence, 1))[0] for _ in range(NUM_TOKENS)], pair.expected[0])
+
+
+def test_every_family_can_be_captured(pair: Pair) -> None:
+    PagedRunner(pair.captured, 16).step((PagedSequence(pair.token_ids[0]), 1))
+    assert pair.captured.is_captured
 
 
 def test_prefill_of_one_beside_decode_of_another(pair: Pair, runner: PagedRunner) -> None:
