@@ -22,10 +22,12 @@ from runtime.assembly import CACHE, HTTP, METRICS, SCHEDULER, SUPERVISOR, TOKENI
 from runtime.config import Config
 from runtime.errors import CallboardError
 from runtime.http.app import make_app
+from runtime.http.batches import BATCHES
 from runtime.http.connection import check_address, serve
+from runtime.http.service import SERVICE
 from runtime.loading.checkpoint import Checkpoint, open_checkpoint
 from runtime.scheduling.policy import load_policy
-from runtime.startup import make_parts, output_parsing, server_info, with_seed
+from runtime.startup import batches, make_parts, output_parsing, server_info, with_seed
 from runtime.text.parsing.formats import check as check_formats
 from runtime.watchdog import watch
 
@@ -86,8 +88,10 @@ async def _serve(assembly: Assembly, checkpoint: Checkpoint, journal: Journal) -
         tokenizer=assembly.ref(HTTP, TOKENIZER),
         output_parsing=output_parsing(assembly.parts),
     )
+    app[BATCHES] = files = batches(assembly.parts, app[SERVICE])
     signals = _catch_signals()
     runner, port = await serve(app, config.http.host, config.http.port)
+    await files.start()
     try:
         gc.collect()
         gc.freeze()  # the model and the modules live as long as the process: not worth a look at each collection
@@ -96,6 +100,7 @@ async def _serve(assembly: Assembly, checkpoint: Checkpoint, journal: Journal) -
         await _until_stopped(assembly, journal, signals)
     finally:
         await runner.cleanup()
+        await files.stop()
 
 
 async def _until_stopped(assembly: Assembly, journal: Journal, signals: Signals) -> None:

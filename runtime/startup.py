@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from random import SystemRandom
@@ -10,10 +11,14 @@ from random import SystemRandom
 import msgspec
 
 from runtime.assembly import Parts
+from runtime.batch_port import Load
+from runtime.batches.batches import BatchEnvironment, Batches
 from runtime.clock import Clock, SystemClock
 from runtime.config import Config, to_flat
 from runtime.errors import LoadError
+from runtime.http.batch_line import ENDPOINTS, run_line
 from runtime.http.info import ServerInfo
+from runtime.http.service import Service
 from runtime.loading.checkpoint import Checkpoint
 from runtime.loading.vocabulary import Vocabulary
 from runtime.metrics.registry import Registry
@@ -58,6 +63,21 @@ def output_parsing(parts: Parts) -> OutputParsing:
     parsing = OutputParsing(model.tool_call_parser, model.reasoning_parser, parts.chat_template)
     log.info("tool calls: %s, reasoning: %s", parsing.tool_call_parser or "none", parsing.reasoning_parser or "none")
     return parsing
+
+
+def batches(parts: Parts, service: Service) -> Batches:
+    """Files and batches, whose lines go through the door. The names that they are given must never come again."""
+    chance = SystemRandom()
+    environment = BatchEnvironment(
+        clock=parts.clock,
+        new_hex=lambda num_bytes: chance.randbytes(num_bytes).hex(),
+        endpoints=ENDPOINTS,
+        is_served=lambda model: service.info.is_served(model),
+        load=lambda: Load(num_slots=parts.executor.limits.num_slots, num_open=service.replies.num_open),
+        run_line=partial(run_line, service),
+        max_line_bytes=parts.config.http.max_body_bytes,
+    )
+    return Batches(parts.config.batches, environment)
 
 
 def server_info(parts: Parts, checkpoint: Checkpoint) -> ServerInfo:

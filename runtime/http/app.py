@@ -67,4 +67,4 @@ def make_app(
 
 
 def _with_expectation(route: web.RouteDef) -> web.RouteDef:
-    return web.RouteDef(route.method, route.path, route.handler, {**route.kwargs, "expect_handler": check_expectation})
+    return web.RouteDef(route.method, route.path, route.handler, {"expect_handler": check_expectation, **route.kwargs})
