@@ -60,6 +60,8 @@ def turns_of_items(items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             continue
         _add(turns, item, param, reasoning)
         reasoning = None
+    if not turns:
+        raise InvalidRequest("input must have more than reasoning", param="input")
     return turns
 
 
