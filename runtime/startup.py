@@ -22,6 +22,9 @@ from runtime.http.service import Service
 from runtime.loading.checkpoint import Checkpoint
 from runtime.loading.vocabulary import Vocabulary
 from runtime.metrics.registry import Registry
+from runtime.sampling.grammar_backend import GrammarVocabulary
+from runtime.sampling.grammar_compiler import ProcessCompiler
+from runtime.sampling.grammar_store import GrammarStore
 from runtime.text.chat_template import ChatTemplate
 from runtime.text.output_parsing import OutputParsing
 
@@ -34,7 +37,12 @@ def make_parts(config: Config, checkpoint: Checkpoint) -> Parts:
 
     clock = SystemClock()
     vocabulary = checkpoint.vocabulary()
-    executor = build_executor(config, checkpoint)
+
+    def describe() -> GrammarVocabulary:
+        return GrammarVocabulary(vocabulary.tokenizer.to_str(), vocabulary.eos_token_ids, executor.limits.vocab_size)
+
+    grammars = GrammarStore(describe, config.grammar.grammar_cache_mb * 2**20)
+    executor = build_executor(config, checkpoint, grammars)
     executor.warm_up()
     return Parts(
         config=config,
@@ -43,6 +51,7 @@ def make_parts(config: Config, checkpoint: Checkpoint) -> Parts:
         chat_template=_chat_template(config.model.chat_template, vocabulary, clock),
         registry=Registry(_served_name(config)),
         clock=clock,
+        grammars=ProcessCompiler(grammars, config.grammar),
     )
 
 

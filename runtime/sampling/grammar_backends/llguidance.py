@@ -1,7 +1,7 @@
 """llguidance: JSON schemas and regular expressions, by derivatives and an Earley parser, with limits on every step.
 
-Whitespace in JSON is at most one space, or one line break with its indentation, so that a model can not go on in it for ever.
-Strings have one spelling for each character: an escaped name would otherwise pass for another one.
+Whitespace in JSON is at most one space, after a comma or a colon: more would cost tokens, and a small model can go on in it for
+ever. Strings have one spelling for each character: an escaped name would otherwise pass for another one.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from runtime.sampling.retokenizer import NUM_RECENT, Retokenizer
 if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
 
-WHITESPACE = r"( |\r?\n[ \t]{0,32})?"
 JSON_OPTIONS: JsonCompileOptions = {
-    "whitespace_pattern": WHITESPACE,
+    "whitespace_flexible": False,
+    "item_separator": ", ?",
+    "key_separator": ": ?",
     "json_allowed_escapes": '"\\bfnrt',
     "json_allow_general_unicode_escapes": False,
 }
