@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import sqlite3
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
-from runtime.batch_port import NewBatch
+from runtime.batch_port import Batch, NewBatch, Status
 from runtime.batches import batch_run
 from runtime.batches.batches import Batches
+from runtime.batches.database import Database
 from runtime.errors import BodyTooLarge, Conflict, InvalidRequest, NotFound, Unavailable
 from tests.batches.conftest import Door, begin, ended, line, open_batches, put, rows, written
 
@@ -174,6 +176,62 @@ def test_a_restart_goes_on_where_it_was(tmp_path: Path) -> None:
             assert batch.status == "completed"
             assert [row["custom_id"] for row in await rows(batches, batch.output_file_id)] == expected
             assert {row["response"]["status_code"] for row in await rows(batches, batch.output_file_id)} == {200}
+
+    asyncio.run(main())
+
+
+def test_an_end_that_failed_is_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files are written, the last state is not: after a restart there is one output file, and it is the same."""
+    change = Database.change
+
+    async def fail_at_the_end(database: Database, batch: Batch, *statuses: Status) -> bool:
+        if batch.status == "completed":
+            raise sqlite3.OperationalError("database or disk is full")
+        return await change(database, batch, *statuses)
+
+    async def main() -> None:
+        names, door = itertools.count(1), Door()
+        door.hold.set()
+        lines = written([line("a"), line("bad", "bad"), line("b")])
+        files = tmp_path / "storage" / "files"
+        with monkeypatch.context() as patch:
+            patch.setattr(Database, "change", fail_at_the_end)
+            async with open_batches(tmp_path / "storage", door, names) as batches:
+                batch_id = (await begin(batches, lines)).id
+                await until(lambda: len(list(files.iterdir())) == 3)
+                assert (await batches.batch(batch_id)).status == "finalizing"
+                with pytest.raises(Conflict):
+                    await batches.cancel(batch_id)
+        async with open_batches(tmp_path / "storage", door, names) as batches:
+            batch = await ended(batches, batch_id)
+            assert batch.status == "completed"
+            assert [row["custom_id"] for row in await rows(batches, batch.output_file_id)] == ["a", "b"]
+            assert [row["custom_id"] for row in await rows(batches, batch.error_file_id)] == ["bad"]
+            assert len(await batches.files("batch_output", None, 10, newest_first=True)) == 2
+        assert len(list(files.iterdir())) == 3
+        assert len(door.ran) == 3
+
+    asyncio.run(main())
+
+
+def test_a_cancel_outlives_a_restart(tmp_path: Path) -> None:
+    async def main() -> None:
+        names, door = itertools.count(1), Door()
+        async with open_batches(tmp_path / "storage", door, names) as batches:
+            batch_id = (await begin(batches, written([line("a"), line("b")]))).id
+            await until(lambda: len(door.running) == 2)
+            await batches.stop()
+        connection = sqlite3.connect(tmp_path / "storage" / "batches.sqlite")
+        (record,) = connection.execute("SELECT record FROM batches").fetchone()
+        record = record.replace(b'"in_progress"', b'"cancelling"')
+        with connection:
+            connection.execute("UPDATE batches SET status = 'cancelling', record = ?", (record,))
+        connection.close()
+        async with open_batches(tmp_path / "storage", door, names) as batches:
+            batch = await ended(batches, batch_id)
+            assert batch.status == "cancelled"
+            assert [row["error"]["code"] for row in await rows(batches, batch.error_file_id)] == ["batch_cancelled"] * 2
+        assert len(door.ran) == 2
 
     asyncio.run(main())
 

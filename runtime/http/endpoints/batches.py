@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import msgspec
 from aiohttp import web
@@ -78,7 +79,10 @@ def _check_metadata(metadata: dict[str, str]) -> None:
             raise InvalidRequest(message, param="metadata")
 
 
-_LIST = {"after": {"type": "string"}, "limit": {"type": "integer", "minimum": 1, "maximum": MAX_BATCHES}}
+_LIST: dict[str, dict[str, Any]] = {
+    "after": {"type": "string"},
+    "limit": {"type": "integer", "minimum": 1, "maximum": MAX_BATCHES},
+}
 
 DOCUMENTS = {
     create_batch: Document(body=CreateBatch, reply=Batch, errors=(404,)),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from aiohttp import web
 
 from runtime.batch_port import StoredFile
@@ -47,7 +49,7 @@ async def delete_file(request: web.Request) -> web.Response:
     return json_response({"id": file_id, "object": "file", "deleted": True})
 
 
-_LIST = {
+_LIST: dict[str, dict[str, Any]] = {
     "purpose": {"type": "string"},
     "after": {"type": "string"},
     "limit": {"type": "integer", "minimum": 1, "maximum": MAX_FILES},
