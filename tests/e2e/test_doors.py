@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -92,6 +93,80 @@ def test_the_best_of_several_is_among_them(client: openai.OpenAI) -> None:
 
     assert best.text == max(everyone, key=mean).text
     assert mean(best) == pytest.approx(max(map(mean, everyone)), abs=1e-3)
+
+
+PERSON: Any = {
+    "type": "object",
+    "properties": {"name": {"type": "string", "maxLength": 8}, "age": {"type": "integer", "minimum": 0, "maximum": 99}},
+    "required": ["name", "age"],
+    "additionalProperties": False,
+}
+WEATHER: Any = {
+    "name": "weather",
+    "description": "The weather in a city",
+    "parameters": {
+        "type": "object",
+        "properties": {"city": {"enum": ["Paris", "Rome"]}},
+        "required": ["city"],
+        "additionalProperties": False,
+    },
+}
+ASK_WEATHER: Any = [{"role": "user", "content": "How is the weather in Rome?"}]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_answers_by_a_schema(client: openai.OpenAI, stream: bool) -> None:
+    wanted: Any = {"type": "json_schema", "json_schema": {"name": "person", "schema": PERSON}}
+    reply: Any = client.chat.completions.create(
+        model="default",
+        messages=[{"role": "user", "content": "Describe a person as JSON."}],
+        max_tokens=80,
+        response_format=wanted,
+        stream=stream,
+        **GREEDY,
+    )
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in reply) if stream else reply.choices[0].message.content
+    person = json.loads(text)
+    assert set(person) == {"name", "age"}
+    assert 0 <= person["age"] <= 99
+    wanted["json_schema"]["schema"] = {"type": "nonsense"}
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(model="default", messages=QUESTION, response_format=wanted, stream=stream)
+    assert caught.value.param == "response_format"
+
+
+def test_a_tool_that_must_be_called_is_called(client: openai.OpenAI, claude: anthropic.Anthropic) -> None:
+    named: Any = {"type": "function", "function": {"name": "weather"}}
+    arguments: Any = {"model": "default", "messages": ASK_WEATHER, "max_tokens": 60, **GREEDY}
+    tools: Any = [{"type": "function", "function": WEATHER}]
+    choice = client.chat.completions.create(**arguments, tools=tools, tool_choice=named).choices[0]
+    (call,) = choice.message.tool_calls or ()
+    assert call.type == "function"
+    assert json.loads(call.function.arguments)["city"] in ("Paris", "Rome")
+    assert (call.function.name, choice.finish_reason, choice.message.content) == ("weather", "tool_calls", None)
+    chunks = client.chat.completions.create(**arguments, tools=tools, tool_choice=named, stream=True)
+    deltas: Any = [delta for chunk in chunks for delta in chunk.choices[0].delta.tool_calls or ()]
+    assert "".join(delta.function.arguments or "" for delta in deltas) == call.function.arguments
+    response: Any = client.responses.create(
+        model="default",
+        input=ASK_WEATHER,
+        tools=[{"type": "function", **WEATHER}],
+        tool_choice={"type": "function", "name": "weather"},
+        max_output_tokens=60,
+        **GREEDY,
+    )
+    assert [(item.name, item.arguments) for item in response.output] == [("weather", call.function.arguments)]
+    tool: Any = {"name": "weather", "input_schema": WEATHER["parameters"], "description": WEATHER["description"]}
+    message: Any = claude.messages.create(
+        model="default",
+        messages=ASK_WEATHER,
+        max_tokens=60,
+        tools=[tool],
+        tool_choice={"type": "tool", "name": "weather"},
+        extra_body=GREEDY,
+    )
+    assert [(block.name, block.input) for block in message.content] == [("weather", json.loads(call.function.arguments))]
+    assert message.stop_reason == "tool_use"
 
 
 def test_responses_and_conversations(client: openai.OpenAI) -> None:

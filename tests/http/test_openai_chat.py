@@ -141,6 +141,18 @@ def test_the_choice_of_tools(stream: bool) -> None:
     run(test)
 
 
+def test_a_named_tool_is_called_once() -> None:
+    async def test(door: Door, client: openai.AsyncOpenAI) -> None:
+        named: Any = {"type": "function", "function": {"name": "weather"}}
+        for choice, num_calls in (("required", 2), (named, 1)):
+            reply = await client.chat.completions.create(
+                model=MODEL, messages=says(CALL + CALL), tools=[WEATHER], tool_choice=choice
+            )
+            assert len(reply.choices[0].message.tool_calls or ()) == num_calls
+
+    run(test)
+
+
 async def _nothing() -> Any:
     for item in ():
         yield item

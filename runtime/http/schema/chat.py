@@ -124,7 +124,7 @@ def _wish(request: ChatCompletionRequest, tools: ToolSet, prompt: ChatPrompt, co
     return OutputWish(
         tools=tools.tools,
         tool_choice="required" if tools.is_required else "auto",
-        parallel_tool_calls=request.parallel_tool_calls is not False,
+        parallel_tool_calls=request.parallel_tool_calls is not False and not tools.is_single,
         separates_reasoning=request.separate_reasoning is not False,
         template_arguments={name: value for name, value in prompt.template_arguments.items() if name != "tools"},
         grammar=constraint and constraint[1],

@@ -151,7 +151,7 @@ def _wish(request: MessagesRequest, tools: ToolSet, prompt: ChatPrompt) -> Outpu
     return OutputWish(
         tools=tools.tools,
         tool_choice="required" if tools.is_required else "auto",
-        parallel_tool_calls=allows_parallel_calls(request),
+        parallel_tool_calls=allows_parallel_calls(request) and not tools.is_single,
         template_arguments={name: value for name, value in prompt.template_arguments.items() if name != "tools"},
         grammar=grammar,
     )

@@ -170,7 +170,7 @@ def _wish(request: ResponsesRequest, tools: ToolSet, prompt: ChatPrompt, grammar
     return OutputWish(
         tools=tools.tools,
         tool_choice="required" if tools.is_required else "auto",
-        parallel_tool_calls=request.parallel_tool_calls is not False,
+        parallel_tool_calls=request.parallel_tool_calls is not False and not tools.is_single,
         template_arguments={name: value for name, value in prompt.template_arguments.items() if name != "tools"},
         grammar=grammar,
     )

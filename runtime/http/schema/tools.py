@@ -53,6 +53,8 @@ class ToolSet(msgspec.Struct, frozen=True, kw_only=True):
 
     tools: tuple[dict[str, Any], ...] = ()
     is_required: bool = False
+    is_single: bool = False
+    """The one tool that is left is called once."""
 
 
 def read_tools(field: Tools) -> list[dict[str, Any]]:
@@ -80,7 +82,7 @@ def check_tools(tools: Sequence[dict[str, Any]]) -> None:
 def tool_set_of(tools: Sequence[dict[str, Any]], choice: ToolChoice | None) -> ToolSet:
     """Raises `InvalidRequest`. A choice of `none` leaves no tools, and a named one leaves that tool, as in SGLang."""
     if isinstance(choice, NamedTool):
-        return ToolSet(tools=_named(tools, choice.function.name), is_required=True)
+        return ToolSet(tools=_named(tools, choice.function.name), is_required=True, is_single=True)
     if choice == "required" and not tools:
         raise InvalidRequest("tool_choice needs tools to choose from", param="tool_choice")
     if choice == "none":
