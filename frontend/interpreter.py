@@ -58,6 +58,8 @@ class Interpreter:
         self._before_first = before_first
         self._lock = threading.Lock()
         self._queue: deque[Queued] = deque()
+        self._num_left = 0
+        """Of what was submitted, less marks: queued and being executed."""
         self._unset: dict[Any, deque[Future[None]]] = {}
         self._is_awake = False
         self._task: asyncio.Task[None] | None = None
@@ -77,6 +79,7 @@ class Interpreter:
                 self._unset.setdefault(name, deque()).append(self._new_future())
             if self.failure is None:
                 self._queue.append(item)
+                self._num_left += not isinstance(item, commands.Mark)
             elif isinstance(item, commands.Command):
                 item.abandon(self.failure)
         if self.is_streaming or isinstance(item, commands.Command) or ir.asks_the_model(item):
@@ -86,7 +89,7 @@ class Interpreter:
         """Is set when all that was submitted so far has been executed, or the program has failed."""
         marker = commands.Mark()
         with self._lock:
-            is_idle = self.failure is not None or not (self._queue or self._is_awake or self._stop_cause)
+            is_idle = self.failure is not None or not (self._num_left or self._stop_cause)
         if is_idle:
             marker.done.set_result(None)
         else:
@@ -180,6 +183,8 @@ class Interpreter:
     async def _drain(self) -> None:
         while (item := self._take()) is not None:
             await self._execute(item)
+            with self._lock:
+                self._num_left -= not isinstance(item, commands.Mark)
             self._changed()
 
     def _take(self) -> Queued | None:
@@ -190,7 +195,8 @@ class Interpreter:
             return None
 
     def _drained(self, task: asyncio.Task[None]) -> None:
-        self._task = None
+        if self._task is task:  # it may have a successor already
+            self._task = None
         if task.cancelled():
             self._fail(self._stop_cause or Cancelled("the program was cancelled"))
         elif (error := task.exception()) is not None:

@@ -18,6 +18,8 @@ from aiohttp import web
 
 WORDS = re.compile(r"\s*\w+|\s*[^\w\s]|\s+")
 
+DEADLINE_S = 30.0
+
 Body = dict[str, Any]
 
 
@@ -38,6 +40,7 @@ class FakeServer:
         self.num_aborted = 0
         self.url = ""
         self.breaks_streams = False
+        self._counted_again = threading.Condition()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
 
@@ -64,8 +67,13 @@ class FakeServer:
     def let_go(self) -> None:
         self._loop.call_soon_threadsafe(self.open_doors.set)
 
+    def wait_until_open(self, number: int) -> None:
+        """Wait until just so many generations are being answered."""
+        with self._counted_again:
+            assert self._counted_again.wait_for(lambda: self.num_open == number, DEADLINE_S), f"{self.num_open} are open"
+
     def _call(self, coroutine: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(30)
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(DEADLINE_S)
 
     async def _start(self) -> tuple[web.AppRunner, int]:
         self.open_doors.set()
@@ -92,8 +100,7 @@ class FakeServer:
         return web.json_response({"error": {"message": f"nothing at {request.path}"}}, status=404)
 
     async def _counted(self, request: web.Request, body: Body) -> web.StreamResponse:
-        self.num_open += 1
-        self.max_open = max(self.max_open, self.num_open)
+        self._count(+1)
         try:
             await self.open_doors.wait()
             return await self._generate(request, body)
@@ -101,7 +108,13 @@ class FakeServer:
             self.num_aborted += 1
             raise
         finally:
-            self.num_open -= 1
+            self._count(-1)
+
+    def _count(self, change: int) -> None:
+        with self._counted_again:
+            self.num_open += change
+            self.max_open = max(self.max_open, self.num_open)
+            self._counted_again.notify_all()
 
     async def _generate(self, request: web.Request, body: Body) -> web.StreamResponse:
         refusal = self.refuse(body)
