@@ -156,6 +156,8 @@ class Script:
     """What the next commands are answered with, if anything."""
     value: Any = None
     """Else this."""
+    max_tokens: int | None = None
+    """Outputs end here, as if the context were full."""
     num_leases: list[int] = field(default_factory=list)
     """What the next flushes find, the last one for ever; 0 if empty."""
 
@@ -231,6 +233,8 @@ class Engine(Actor):
         token_ids, text = sequence.next_token()
         sequence.num_tokens += len(token_ids)
         finish = sequence.finish()
+        if finish is None and sequence.num_tokens == self.script.max_tokens:
+            finish = Finish("length", length=sequence.num_tokens)
         if finish is not None:
             del self.script.running[message.request_id]
         texts = dict.fromkeys(token_ids, text.encode())
