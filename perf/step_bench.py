@@ -18,7 +18,7 @@ import torch
 
 from kernels import native
 from runtime.config import ModelConfig
-from runtime.executor.build import num_usable_cores
+from runtime.executor.thread_count import num_usable_cores
 from runtime.layers.forward import ForwardBatch, KVCache
 from runtime.loading.checkpoint import open_checkpoint
 from runtime.models.captured import CapturedDecoder

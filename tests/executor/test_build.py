@@ -10,7 +10,7 @@ import pytest
 
 from runtime.config import CacheConfig, Config, ExecutorConfig, ModelConfig
 from runtime.errors import ConfigError
-from runtime.executor.build import build_executor, num_usable_cores
+from runtime.executor.build import build_executor
 from runtime.executor.cpu import CpuExecutor
 from runtime.loading.checkpoint import Checkpoint, open_checkpoint
 from runtime.messages import SlotOpen, StepDone, StepFailed, StepPlan, StepRow
@@ -111,7 +111,3 @@ def test_a_context_that_does_not_fit_is_refused(loaded: Loaded) -> None:
     config = Config(model=ModelConfig(context_length=CONTEXT_LENGTH), cache=CacheConfig(max_total_tokens=256))
     with pytest.raises(ConfigError, match="--context-length"):
         build_executor(config, loaded.checkpoint)
-
-
-def test_at_least_one_core_is_usable() -> None:
-    assert num_usable_cores() >= 1
