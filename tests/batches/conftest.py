@@ -26,9 +26,7 @@ class Door:
 
     ran: list[str] = field(default_factory=list)
     running: set[str] = field(default_factory=set)
-    num_most_running: int = 0
     num_cancelled: int = 0
-    num_interactive: int = 0
     num_slots: int = 8
     hold: asyncio.Event = field(default_factory=asyncio.Event)
     num_failures: dict[str, int] = field(default_factory=dict)
@@ -38,7 +36,6 @@ class Door:
         prompt = json.loads(body)["prompt"]
         self.ran.append(prompt)
         self.running.add(prompt)
-        self.num_most_running = max(self.num_most_running, len(self.running))
         try:
             await self.hold.wait()
             return self._reply(prompt)
@@ -59,7 +56,7 @@ class Door:
         return LineReply(200, f"r-{prompt}", json.dumps({"text": prompt.upper()}).encode())
 
     def load(self) -> Load:
-        return Load(num_slots=self.num_slots, num_open=len(self.running) + self.num_interactive)
+        return Load(num_slots=self.num_slots, num_open=len(self.running))
 
 
 @asynccontextmanager

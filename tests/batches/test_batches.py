@@ -236,21 +236,6 @@ def test_a_cancel_outlives_a_restart(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
-def test_lines_take_what_interactive_requests_leave(tmp_path: Path) -> None:
-    async def test(batches: Batches, door: Door) -> None:
-        door.hold.clear()
-        batch = await begin(batches, written([line(f"id-{index}") for index in range(30)]))
-        await until(lambda: len(door.running) == 4)
-        door.num_interactive = 7
-        door.hold.set()
-        await until(lambda: len(door.ran) > 10)
-        door.num_most_running = 0
-        await ended(batches, batch.id)
-        assert door.num_most_running == 1
-
-    run(tmp_path, test)
-
-
 def test_files(tmp_path: Path) -> None:
     async def test(batches: Batches, door: Door) -> None:
         ids = [await put(batches, b"x" * size, purpose) for size, purpose in ((1, "batch"), (2, "vision"), (3, "batch"))]

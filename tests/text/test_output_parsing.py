@@ -188,6 +188,10 @@ def test_the_prompt_says_whether_the_model_reasons() -> None:
     assert parsing.plan(off).grammar == grammar
     assert accepts(parsing.plan(on).grammar, "Hm.</think>4")
     assert not accepts(parsing.plan(on).grammar, "4")
+    forced = OutputWish(tools=TOOLS, tool_choice="required", template_arguments={"enable_thinking": False})
+    assert accepts(parsing.plan(forced).grammar, WRITTEN["json-array"])
+    assert not accepts(parsing.plan(forced).grammar, "Hm.</think>" + WRITTEN["json-array"])
+    assert not accepts(parsing.plan(forced).grammar, "<think>Hm.</think>" + WRITTEN["json-array"])
 
 
 def test_two_grammars_can_not_both_apply() -> None:
