@@ -78,7 +78,7 @@ def _known(scores: list[TokenScore]) -> list[TokenScore]:
     if scores and scores[0][0] is None:
         scores = scores[1:]
     if not scores:
-        raise BackendError("the server scored no token of a choice")
+        raise BackendError("a choice has no token that can be scored: select needs text before it")
     return scores
 
 
