@@ -14,7 +14,7 @@ SOURCES = sorted(path for folder in ("runtime", "kernels") for path in (ROOT / f
 FORBIDDEN_MODULES = {"pickle", "cloudpickle", "dill", "marshal", "shelve"}
 FORBIDDEN_CALLS = {"eval", "exec", "torch.load"}
 NONDETERMINISTIC_CALLS = {"time.time", "time.monotonic", "time.perf_counter", "uuid.uuid4", "os.urandom", "random.random"}
-CONTROL_PLANE = ("http", "text", "scheduling", "caching", "metrics", "actors")
+CONTROL_PLANE = ("http", "text", "batches", "scheduling", "caching", "metrics", "actors")
 PURE_FILES = (
     "scheduling/state.py",
     "caching/pool.py",
