@@ -103,6 +103,7 @@ def server_info(parts: Parts, checkpoint: Checkpoint) -> ServerInfo:
         started_at=int(parts.clock.wall()),
         flags=to_flat(parts.config),
         skips_tokenizer=model.skip_tokenizer_init,
+        logit_processors=parts.config.executor.logit_processor_names,
     )
 
 

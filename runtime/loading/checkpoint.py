@@ -20,7 +20,7 @@ from runtime.loading.gguf_model import config_of, tensors_of
 from runtime.loading.random_weights import RandomTensor
 from runtime.loading.safetensors import read_safetensors
 from runtime.loading.stored_tensor import Shape, StoredTensor, StoredTensors, select
-from runtime.loading.vocabulary import Vocabulary, from_folder, from_gguf, without_tokenizer
+from runtime.loading.vocabulary import Vocabulary, from_folder, from_gguf, ids_from_folder
 
 CONFIG_FILE = "config.json"
 
@@ -125,9 +125,9 @@ def _refuse_quantized(path: Path, config: Mapping[str, Any]) -> None:
 
 
 def _vocabulary_reader(config: ModelConfig, model_path: Path) -> Callable[[], Vocabulary]:
-    """Reads the model's own vocabulary, or the one that --tokenizer-path names, or none. A GGUF file always has its own."""
-    if config.skip_tokenizer_init and not model_path.is_file():
-        return lambda: without_tokenizer(model_path)
+    """Reads the model's own vocabulary, or the one that --tokenizer-path names, or only what is needed for token ids."""
+    if config.skip_tokenizer_init:
+        return lambda: _read_vocabulary(model_path).of_ids() if model_path.is_file() else ids_from_folder(model_path)
     if config.tokenizer_path is None:
         return lambda: _read_vocabulary(model_path)
     path = hub.resolve(config.tokenizer_path, download_dir=config.download_dir, with_weights=False, flag="--tokenizer-path")

@@ -53,6 +53,10 @@ class Vocabulary:
         """Ids the tokenizer knows; the model's logits may be wider."""
         return self.tokenizer.get_vocab_size(with_added_tokens=True)
 
+    def of_ids(self) -> Vocabulary:
+        """The same for a server of token ids: no id has a text."""
+        return Vocabulary(tokenizer=_mute(), eos_token_ids=self.eos_token_ids)
+
 
 def from_gguf(metadata: Mapping[str, Any]) -> Vocabulary:
     """From GGUF metadata as plain Python values. Raises `LoadError`."""
@@ -90,10 +94,14 @@ def from_folder(path: Path) -> Vocabulary:
     )
 
 
-def without_tokenizer(path: Path) -> Vocabulary:
-    """Of a Hugging Face folder, only the ids that end a sequence; no id has a text. Raises `LoadError`."""
-    tokenizer = Tokenizer(models.WordLevel({}, unk_token=""))
-    return Vocabulary(tokenizer=tokenizer, eos_token_ids=_unique(_eos_ids(path, tokenizer, {})))
+def ids_from_folder(path: Path) -> Vocabulary:
+    """Of a Hugging Face folder only the ids that end a sequence; it may have no tokenizer. Raises `LoadError`."""
+    return Vocabulary(tokenizer=_mute(), eos_token_ids=_unique(_eos_ids(path, _mute(), {})))
+
+
+def _mute() -> Tokenizer:
+    """A tokenizer that knows no token."""
+    return Tokenizer(models.WordLevel({}, unk_token=""))
 
 
 def _read_tokenizer(path: Path) -> Tokenizer:

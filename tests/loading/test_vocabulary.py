@@ -16,7 +16,7 @@ from runtime.errors import LoadError
 from runtime.loading import vocabulary
 from runtime.loading.gguf import read_gguf
 from runtime.loading.pre_tokenizers import PRE_TOKENIZERS
-from runtime.loading.vocabulary import Vocabulary
+from runtime.loading.vocabulary import Vocabulary, ids_from_folder
 from tests.text.conftest import BYTE_LEVEL, PIECES, SAMPLES, byte_level_metadata, sentencepiece_metadata
 
 PREFIX = "tokenizer.ggml."
@@ -392,3 +392,12 @@ def test_a_missing_tokenizer_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.model").write_bytes(b"x")
     with pytest.raises(LoadError, match="save_pretrained"):
         vocabulary.from_folder(tmp_path)
+
+
+def test_ids_alone_need_no_tokenizer(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"eos_token_id": [7, 9]}')
+    found = ids_from_folder(tmp_path)
+    assert found.eos_token_ids == (7, 9)
+    assert found.chat_template is None
+    assert found.tokenizer.decode([1, 2, 7]) == ""
+    assert found.of_ids().eos_token_ids == (7, 9)

@@ -15,8 +15,8 @@ from runtime.http.schema.decoding import UNREAD, Unread, refuse
 from runtime.http.service import SERVICE
 from runtime.messages import StartProfile, StopProfile
 
-STOP_DEADLINE_S = 120.0
-"""A trace of many steps takes long to write."""
+PROFILE_DEADLINE_S = 120.0
+"""The profiler takes seconds to load, and a trace of many steps to write."""
 
 NOT_YET = {
     "start_step": (),
@@ -55,7 +55,7 @@ async def start_profile(request: web.Request) -> web.Response:
         raise InvalidRequest("num_steps must be at least 1", param="num_steps")
     service = request.app[SERVICE]
     folder = Path(service.config.metrics.profile_dir) / _inner_path(body.output_dir or "")
-    await service.command(service.scheduler, StartProfile(output_dir=str(folder), num_steps=body.num_steps))
+    await service.command(service.scheduler, StartProfile(output_dir=str(folder), num_steps=body.num_steps), PROFILE_DEADLINE_S)
     return web.Response(text="Start profiling.\n")
 
 
@@ -63,7 +63,7 @@ async def stop_profile(request: web.Request) -> web.Response:
     """Write the trace, in Chrome's format."""
     await read_optional_body(request, StopBody)
     service = request.app[SERVICE]
-    path = await service.command(service.scheduler, StopProfile(), STOP_DEADLINE_S)
+    path = await service.command(service.scheduler, StopProfile(), PROFILE_DEADLINE_S)
     return web.Response(text="Stop profiling. This will take some time.\n", headers={"x-trace-path": str(path)})
 
 
