@@ -39,24 +39,31 @@ BYTES_PER_CHAR = 60
 class LlguidanceMatcher:
     """After an error of the library nothing is allowed any more: the sequence fails, its neighbours do not notice."""
 
-    def __init__(self, matcher: LLMatcher, retokenizer: Retokenizer) -> None:
+    def __init__(self, matcher: LLMatcher, retokenizer: Retokenizer, stop_ids: frozenset[int]) -> None:
         self._matcher = matcher
         self._retokenizer = retokenizer
+        self._stop_ids = stop_ids
+        self._has_ended = False
         self._recent: deque[int] = deque(maxlen=NUM_RECENT)
 
     def accept(self, token_id: int) -> bool:
-        if self._matcher.is_error() or self._matcher.try_consume_tokens([token_id]) != 1:
+        if self._has_ended or self._matcher.is_error():
+            return False
+        if token_id in self._stop_ids:
+            self._has_ended = self._matcher.is_accepting()
+            return self._has_ended
+        if self._matcher.try_consume_tokens([token_id]) != 1:
             return False
         self._recent.append(token_id)
         return True
 
     def fill_mask(self, mask: Mask) -> None:
         self._matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
-        if self._matcher.is_error():
+        if self._has_ended or self._matcher.is_error():
             mask.fill(0)
 
     def forced_ids(self) -> tuple[int, ...]:
-        forced = self._matcher.compute_ff_bytes()
+        forced = b"" if self._has_ended else self._matcher.compute_ff_bytes()
         if not forced:
             return ()
         ids = self._retokenizer.forced_ids(self._recent, forced)
@@ -68,18 +75,20 @@ class LlguidanceMatcher:
 
 
 class LlguidanceGrammar:
-    def __init__(self, matcher: LLMatcher, retokenizer: Retokenizer, num_bytes: int) -> None:
+    def __init__(self, matcher: LLMatcher, retokenizer: Retokenizer, stop_ids: frozenset[int], num_bytes: int) -> None:
         self._matcher = matcher
         self._retokenizer = retokenizer
+        self._stop_ids = stop_ids
         self.num_bytes = num_bytes
 
     def open(self) -> LlguidanceMatcher:
-        return LlguidanceMatcher(self._matcher.deep_copy(), self._retokenizer)
+        return LlguidanceMatcher(self._matcher.deep_copy(), self._retokenizer, self._stop_ids)
 
 
 class LlguidanceBackend:
     def __init__(self, vocabulary: GrammarVocabulary) -> None:
         self._vocab_size = vocabulary.vocab_size
+        self._stop_ids = frozenset(vocabulary.eos_token_ids)
         self._tokenizer = make_tokenizer(vocabulary)
         self._retokenizer = Retokenizer(vocabulary.tokenizer_json, token_bytes(self._tokenizer))
 
@@ -98,7 +107,7 @@ class LlguidanceBackend:
 
     def load(self, compiled: bytes) -> LoadedGrammar:
         num_bytes = BASE_BYTES + BYTES_PER_CHAR * len(compiled)
-        return LlguidanceGrammar(self._matcher(compiled.decode()), self._retokenizer, num_bytes)
+        return LlguidanceGrammar(self._matcher(compiled.decode()), self._retokenizer, self._stop_ids, num_bytes)
 
     def _matcher(self, source: str) -> LLMatcher:
         return LLMatcher(self._tokenizer, source, log_level=0, limits=LIMITS)

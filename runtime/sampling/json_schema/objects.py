@@ -53,6 +53,14 @@ def _one_pattern(found: dict[str, Any], path: str) -> str:
     return str(found["pattern"])
 
 
+def some_property(found: dict[str, Any]) -> Schema | None:
+    """What `minProperties: 1` says of an object that takes listed properties only; None if it says nothing, or not this."""
+    is_listed = found.get("additionalProperties") is False and not found.get("patternProperties")
+    if found.get("minProperties") != 1 or found.get("required") or not is_listed or "propertyNames" in found:
+        return None
+    return {"anyOf": [{"required": [name]} for name in found.get("properties", {})]}
+
+
 def property_counts(found: dict[str, Any], path: str) -> Iterator[tuple[str, int]]:
     """`minProperties` and `maxProperties`, where they say something. Raises `Unsupported`.
 
@@ -62,7 +70,7 @@ def property_counts(found: dict[str, Any], path: str) -> Iterator[tuple[str, int
     low, high = int(found.get("minProperties", 0)), found.get("maxProperties")
     if low > max(1, len(required)):
         raise unsupported(path, "minProperties", "a grammar does not tell repeated names apart")
-    is_needed = low > len(required)
+    is_needed = low > len(required) and some_property(found) is None
     for keyword, says_something in (("minProperties", is_needed), ("maxProperties", high is not None)):
         if says_something and listed - required:
             raise unsupported(path, keyword, "only where all listed properties are required")

@@ -295,10 +295,15 @@ def literal_prefix(pattern: str) -> str:
     """Characters with which each match of an anchored pattern begins."""
     if pattern[:1] != "^" or "|" in pattern:
         return ""
-    end = next((at for at, char in enumerate(pattern[1:], 1) if char in SPECIAL_CHARS), len(pattern))
-    if pattern[end : end + 1] in ("?", "*", "{"):
-        end -= 1
-    return pattern[1:end]
+    prefix, at = "", 1
+    while at < len(pattern):
+        is_escape = pattern[at] == "\\" and pattern[at + 1 : at + 2] in SPECIAL_CHARS
+        if pattern[at] in SPECIAL_CHARS and not is_escape:
+            return prefix[:-1] if pattern[at] in "?*{" else prefix
+        at += is_escape
+        prefix += pattern[at]
+        at += 1
+    return prefix
 
 
 def none_of(texts: list[str]) -> str:

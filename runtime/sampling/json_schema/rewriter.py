@@ -22,7 +22,7 @@ from runtime.sampling.json_schema.formats import backend_format
 from runtime.sampling.json_schema.keywords import TYPES, types_in
 from runtime.sampling.json_schema.modern import Reader
 from runtime.sampling.json_schema.negation import Negator
-from runtime.sampling.json_schema.objects import name_constraint, property_counts
+from runtime.sampling.json_schema.objects import name_constraint, property_counts, some_property
 from runtime.sampling.json_schema.patterns import PatternError, translate
 from runtime.sampling.json_schema.refusal import step, unsupported
 
@@ -210,6 +210,8 @@ class _Rewriter:
                 ]
             }
         if "object" in types_in(found):
+            if (some := some_property(found)) is not None:
+                yield {"anyOf": [some, {"type": [name for name in TYPES if name != "object"]}]}
             for name, names in found.get("dependentRequired", {}).items():
                 yield {"anyOf": [{"properties": {name: False}}, {"required": [name, *names]}]}
             for name, schema in found.get("dependentSchemas", {}).items():
