@@ -474,6 +474,8 @@ class SchedulerState(Message, frozen=True, kw_only=True):
     num_waiting: int
     num_running: int
     num_in_flight_steps: int
+    is_held: bool = False
+    """No step is due although there may be work: a pause, or a command that has the engine for itself."""
 
 
 class InspectPool(Message, frozen=True, kw_only=True):
@@ -605,3 +607,17 @@ EngineCommand = (
     | StopProfile
 )
 """Each is answered by `Done` or `Refused`."""
+
+
+class RunCommand(Message, frozen=True, kw_only=True):
+    """Scheduler → executor: to be done between the steps before and after it."""
+
+    command_id: int
+    command: EngineCommand
+
+
+class CommandRan(Message, frozen=True, kw_only=True):
+    """Executor → Scheduler: the answer to a `RunCommand`."""
+
+    command_id: int
+    answer: Done | Refused

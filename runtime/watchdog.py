@@ -36,4 +36,4 @@ async def _probe(scheduler: Ref, deadline_s: float) -> SchedulerState | None:
 
 
 def _has_work(state: SchedulerState) -> bool:
-    return state.num_waiting + state.num_running + state.num_in_flight_steps > 0
+    return not state.is_held and state.num_waiting + state.num_running + state.num_in_flight_steps > 0

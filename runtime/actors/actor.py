@@ -23,11 +23,11 @@ _Method = TypeVar("_Method", bound=Handler)
 _RECEIVES = "__receives__"
 
 
-def receives(message_type: type[Message]) -> Callable[[_Method], _Method]:
-    """Mark the method that handles `message_type`. What it returns answers an `ask`."""
+def receives(*message_types: type[Message]) -> Callable[[_Method], _Method]:
+    """Mark the method that handles `message_types`. What it returns answers an `ask`; a future does so when it is done."""
 
     def mark(method: _Method) -> _Method:
-        setattr(method, _RECEIVES, message_type)
+        setattr(method, _RECEIVES, message_types)
         return method
 
     return mark
@@ -74,10 +74,9 @@ class Actor:
         super().__init_subclass__()
         own: dict[type[Message], Handler] = {}
         for method in vars(cls).values():
-            message_type = getattr(method, _RECEIVES, None)
-            if message_type in own:
-                raise TypeError(f"{cls.__name__} has two handlers for {message_type.__name__}")
-            if message_type is not None:
+            for message_type in getattr(method, _RECEIVES, ()):
+                if message_type in own:
+                    raise TypeError(f"{cls.__name__} has two handlers for {message_type.__name__}")
                 own[message_type] = method
         # A method that is overridden without the mark still handles its message type.
         inherited = {known: vars(cls).get(method.__name__, method) for known, method in cls.handlers.items()}
@@ -102,4 +101,7 @@ class Actor:
         except BaseException as error:
             envelope.fail(error)
             raise
-        envelope.answer(answer)
+        if isinstance(answer, asyncio.Future):
+            answer.add_done_callback(envelope.answer_with)
+        else:
+            envelope.answer(answer)

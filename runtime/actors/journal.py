@@ -63,7 +63,7 @@ class FullJournal:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._encode = msgspec.msgpack.Encoder(order="deterministic").encode
+        self._encode = msgspec.msgpack.Encoder().encode  # messages have no sets, and their dicts are filled in order
         self._encode_line = msgspec.json.Encoder().encode
         self.lines: list[str] = []
 

@@ -34,6 +34,18 @@ class Envelope(NamedTuple):
         if self.reply is not None and not self.reply.done():
             self.reply.set_result(value)
 
+    def answer_with(self, future: asyncio.Future[object]) -> None:
+        """Answer with what a future holds that is done."""
+        if future.cancelled():
+            self.fail("it gave the answer up")
+        else:
+            self.answer(future.result())
+
+    @property
+    def is_open(self) -> bool:
+        """Whether somebody asked and still waits."""
+        return self.reply is not None and not self.reply.done()
+
     def fail(self, reason: object) -> None:
         """End the ask with a `ConnectionError`, unless nobody asked or the asker's deadline has passed."""
         if self.reply is not None and not self.reply.done():

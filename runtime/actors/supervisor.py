@@ -77,6 +77,8 @@ class Supervisor:
         self._actors: dict[str, Actor] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._restarts: dict[str, asyncio.Task[None]] = {}
+        self._deferred: dict[str, list[Envelope]] = {}
+        """Asks that were handled, and whose answers will come later."""
         self._escalated: asyncio.Future[None] | None = None
         self._is_stopping = False
         self.num_restarts = 0
@@ -119,7 +121,7 @@ class Supervisor:
             for name in reversed(list(group.factories)):
                 await self._stop_actor(name)
         for name, mailbox in self._mailboxes.items():
-            _lose(mailbox.clear(), f"{name} has stopped")
+            _lose([*self._deferred.pop(name, ()), *mailbox.clear()], f"{name} has stopped")
         if self._escalated is not None:
             self._escalated.cancel()
             if not self._escalated.cancelled():
@@ -151,6 +153,8 @@ class Supervisor:
                 for num_begun, envelope in enumerate(batch, 1):  # noqa: B007 - read after a crash
                     self._observe(name, envelope)
                     await actor.handle(envelope)
+                    if envelope.is_open:
+                        self._defer(name, envelope)
                 await actor.after_batch()
             except (Exception, asyncio.CancelledError) as error:
                 if _is_cancellation(error):
@@ -160,6 +164,10 @@ class Supervisor:
             finally:
                 mailbox.put_back(batch[num_begun:])
             await asyncio.sleep(0)  # a mailbox that is never empty must not starve the loop
+
+    def _defer(self, name: str, envelope: Envelope) -> None:
+        open_asks = [other for other in self._deferred.get(name, ()) if other.is_open]
+        self._deferred[name] = [*open_asks, envelope]
 
     def _crashed(self, group: Group, crash: Crash) -> None:
         """Note a crash and begin to restart its group. A restart under way takes care of it too."""
@@ -186,6 +194,7 @@ class Supervisor:
         for name in group.factories:
             await self._cancel(name)
             self._actors.pop(name, None)
+            _lose(self._deferred.pop(name, ()), f"{group.crashes[0].name} crashed")
         crash = group.crashes[0]
         lost = [message for each in group.crashes for message in each.lost]
         group.crashes.clear()

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
-import os
-import sys
+from functools import partial
 
+from runtime.clock import SystemClock
 from runtime.config import Config
 from runtime.executor.cpu import CpuExecutor
 from runtime.executor.extras import NO_GRAMMARS, Extensions
 from runtime.executor.memory import ModelSize, allocate_kv, free_memory_bytes, size_limits
 from runtime.executor.port import ExecutorLimits
+from runtime.executor.source import CheckpointSource
+from runtime.executor.thread_count import choose_num_threads
 from runtime.loading.checkpoint import Checkpoint
 from runtime.models.captured import CapturedDecoder
 from runtime.models.decoder import Decoder
@@ -35,19 +37,22 @@ def build_executor(config: Config, checkpoint: Checkpoint, matchers: MatcherSour
     )
     size = model_size(model)
     limits = size_limits(config, size, free_memory_bytes())
-    kv = allocate_kv(size.kv_shape, limits.num_pages, limits.page_size)
-    num_threads = config.executor.num_threads or num_usable_cores()
+    allocate = partial(allocate_kv, size.kv_shape, limits.num_pages, limits.page_size)
+    kv = allocate()
+    captured = CapturedDecoder(model)
+    num_threads = config.executor.num_threads or choose_num_threads(captured, limits.page_size, SystemClock())
     _log_sizes(size, limits, num_threads)
     log.info("Weights: %s", _describe_weights(model, config.model.activation_bits))
     # OpenMP's threads go on spinning after their work, on the cores that the kernels' own threads need.
     num_torch_threads = 1 if model.computes_in_kernels else num_threads
     return CpuExecutor(
-        CapturedDecoder(model),
+        captured,
         kv,
         limits,
         num_threads=num_threads,
         num_torch_threads=num_torch_threads,
         extensions=Extensions(matchers, processors, jumps_forward=not config.executor.disable_jump_forward),
+        source=CheckpointSource(config.model, checkpoint, model.num_positions, allocate),
     )
 
 
@@ -59,13 +64,6 @@ def model_size(model: Decoder) -> ModelSize:
         context_length=model.num_positions,
         weight_bytes=model.weight_bytes,
     )
-
-
-def num_usable_cores() -> int:
-    """Cores that the process may run on."""
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _describe_weights(model: Decoder, activation_bits: str) -> str:

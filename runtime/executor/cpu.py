@@ -23,8 +23,9 @@ from runtime.errors import EngineError
 from runtime.executor.extras import NO_EXTENSIONS, Extensions
 from runtime.executor.port import ExecutorLimits, PostResult
 from runtime.executor.step_runner import STEP_ERRORS, Model, StepRunner
+from runtime.executor.upkeep import COMMAND_ERRORS, Source, Upkeep
 from runtime.layers.forward import KVCache
-from runtime.messages import StepDone, StepFailed, StepPlan
+from runtime.messages import CommandRan, RunCommand, StepDone, StepFailed, StepPlan
 
 Job = Callable[[], None]
 
@@ -47,12 +48,18 @@ class CpuExecutor:
         num_torch_threads: int | None = None,
         clock: Clock | None = None,
         extensions: Extensions = NO_EXTENSIONS,
+        source: Source | None = None,
     ) -> None:
-        """`num_threads` share a kernel's work; PyTorch uses as many, unless it is told to use `num_torch_threads`."""
+        """`num_threads` share a kernel's work; PyTorch uses as many, unless it is told to use `num_torch_threads`.
+
+        `source` None: weights and memory can not be exchanged.
+        """
         self.limits = limits
         self._num_threads = num_threads
         self._num_torch_threads = num_torch_threads or num_threads
-        self._runner = StepRunner(model, kv, limits, clock or SystemClock(), extensions)
+        clock = clock or SystemClock()
+        self._runner = StepRunner(model, kv, limits, clock, extensions)
+        self._upkeep = Upkeep(self._runner, source, clock)
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._worker: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -69,18 +76,22 @@ class CpuExecutor:
 
     def submit(self, plan: StepPlan) -> None:
         """Queue `plan`. Raises `EngineError` if the executor is not started, stopped, or its worker has died."""
-        if self._post is None or self._worker is None or not self._worker.is_alive():
-            raise EngineError("the executor does not run: start it before the first plan")
+        self._check_runs()
         self._jobs.put(partial(self._run_plan, plan, self._epoch))
+
+    def execute(self, command: RunCommand) -> None:
+        """Queue `command` behind the plans. Raises `EngineError` like `submit`."""
+        self._check_runs()
+        self._jobs.put(partial(self._run_command, command, self._epoch))
 
     def reset(self) -> None:
         """Forget all slots. The step in flight is finished but not posted, plans behind it are dropped."""
         self._epoch += 1
         if self._worker is None:
-            self._runner.clear()
+            self._clear()
             return
         self._ensure_worker()
-        self._jobs.put(self._runner.clear)
+        self._jobs.put(self._clear)
 
     def stop(self) -> None:
         """Finish the step in flight, drop the plans behind it, and end the worker. Nothing is posted after this."""
@@ -120,23 +131,40 @@ class CpuExecutor:
             while (job := jobs.get()) is not None:
                 job()
 
+    def _check_runs(self) -> None:
+        if self._post is None or self._worker is None or not self._worker.is_alive():
+            raise EngineError("the executor does not run: start it before the first plan")
+
+    def _clear(self) -> None:
+        self._runner.clear()
+        try:
+            self._upkeep.restore()
+        except COMMAND_ERRORS as error:  # steps will fail and say so
+            log.error("the engine's memory can not be taken again", exc_info=error)
+
+    def _run_command(self, command: RunCommand, epoch: int) -> None:
+        if epoch == self._epoch:
+            answer = self._upkeep.answer(command.command)
+            self._send(epoch, CommandRan(command_id=command.command_id, answer=answer))
+
     def _run_plan(self, plan: StepPlan, epoch: int) -> None:
         if epoch != self._epoch:
             return
         result: StepDone | StepFailed | None = None
         try:
             result = self._runner.run(plan)
+            self._upkeep.step_ended()
         finally:
             if result is None:  # a defect: this thread ends with the traceback, and the engine group has to restart
                 result = StepFailed(step_id=plan.step_id, reason="the executor's worker died", is_fatal=True)
             self._send(epoch, result)
 
-    def _send(self, epoch: int, result: StepDone | StepFailed) -> None:
+    def _send(self, epoch: int, result: StepDone | StepFailed | CommandRan) -> None:
         assert self._loop is not None, "plans are accepted after start"
         try:
             self._loop.call_soon_threadsafe(self._deliver, epoch, result)
         except RuntimeError:
-            log.debug("the loop is closed; the result of step %d is dropped", result.step_id)
+            log.debug("the loop is closed; %s is dropped", type(result).__name__)
 
     def _warm_up(self, done: Future[None]) -> None:
         try:
@@ -151,6 +179,6 @@ class CpuExecutor:
     # -----------------------------------------------------------------------------------------------------------------
     # On the loop again
 
-    def _deliver(self, epoch: int, result: StepDone | StepFailed) -> None:
+    def _deliver(self, epoch: int, result: StepDone | StepFailed | CommandRan) -> None:
         if epoch == self._epoch and self._post is not None:
             self._post(result)

@@ -7,9 +7,9 @@ from typing import Protocol
 
 import msgspec
 
-from runtime.messages import StepDone, StepFailed, StepPlan
+from runtime.messages import CommandRan, RunCommand, StepDone, StepFailed, StepPlan
 
-PostResult = Callable[[StepDone | StepFailed], None]
+PostResult = Callable[[StepDone | StepFailed | CommandRan], None]
 
 
 class ExecutorLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,6 +43,13 @@ class Executor(Protocol):
         ...
 
     def submit(self, plan: StepPlan) -> None: ...
+
+    def execute(self, command: RunCommand) -> None:
+        """Do it after the plans submitted before; answered by exactly one `post`.
+
+        Slots may still be open when weights or memory are exchanged, but none of them gets another row.
+        """
+        ...
 
     def reset(self) -> None:
         """Forget all slots (the engine group restarted). Plans submitted before are finished but not posted."""

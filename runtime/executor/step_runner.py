@@ -17,6 +17,7 @@ from runtime.executor.batch import BatchTable, PreparedStep
 from runtime.executor.extras import NO_EXTENSIONS, Extensions
 from runtime.executor.port import ExecutorLimits
 from runtime.executor.warm_up import rehearsal_cache, rehearsal_limits, rehearsal_plans
+from runtime.executor.wishes import ToLogits
 from runtime.layers.forward import ForwardBatch, KVCache
 from runtime.messages import INVALID_TOKEN, RowExtra, StepDone, StepFailed, StepPlan
 from runtime.sampling.sampler import sample
@@ -49,8 +50,9 @@ class StepRunner:
     def __init__(
         self, model: Model, kv: KVCache, limits: ExecutorLimits, clock: Clock, extensions: Extensions = NO_EXTENSIONS
     ) -> None:
-        self._model = model
-        self._kv = kv
+        self.model: Model | None = model
+        """None while the memory of the weights is given back, and so with `kv`."""
+        self.kv: KVCache | None = kv
         self._limits = limits
         self._clock = clock
         self._table = BatchTable(limits, extensions)
@@ -71,7 +73,8 @@ class StepRunner:
     def warm_up(self) -> None:
         """Rehearse in a cache of its own. Raises what the model raises."""
         limits = rehearsal_limits(self._limits)
-        runner = StepRunner(self._model, rehearsal_cache(self._kv, limits), limits, self._clock)
+        model, kv = self._resident()
+        runner = StepRunner(model, rehearsal_cache(kv, limits), limits, self._clock)
         for plan in rehearsal_plans(limits):
             runner._compute(plan)
 
@@ -93,22 +96,30 @@ class StepRunner:
     def _forward(self, step: PreparedStep) -> tuple[tuple[int, ...], tuple[RowExtra, ...]]:
         if step.batch is None:
             return self._table.commit(step, np.empty(0, dtype=np.int64)), ()
-        hidden = self._model.hidden_states(step.batch, self._kv)  # [wanted, hidden]
-        logits = self._model.logits(hidden[: step.num_logits])  # [sampled, vocab]
+        model, kv = self._resident()
+        hidden = model.hidden_states(step.batch, kv)  # [wanted, hidden]
+        logits = model.logits(hidden[: step.num_logits])  # [sampled, vocab]
         for row in step.extra_rows:
             row.fill_mask()
         sampled = sample(logits[: len(step.chosen.slots)], step.special_rows)
         results = self._table.commit(step, sampled)
-        return results, self._extras(step, sampled, logits, hidden[step.num_logits :])
+        return results, self._extras(step, sampled, logits, hidden[step.num_logits :], model.logits)
 
-    def _extras(self, step: PreparedStep, sampled: Ids, logits: Tensor, hidden: Tensor) -> tuple[RowExtra, ...]:
+    def _resident(self) -> tuple[Model, KVCache]:
+        if self.model is None or self.kv is None:
+            raise RuntimeError("the engine's memory was given back, and steps can not be computed")
+        return self.model, self.kv
+
+    def _extras(
+        self, step: PreparedStep, sampled: Ids, logits: Tensor, hidden: Tensor, to_logits: ToLogits
+    ) -> tuple[RowExtra, ...]:
         extras: list[RowExtra] = []
         for row in step.extra_rows:
             token_id = INVALID_TOKEN if row.chosen is None else int(sampled[row.chosen])
             self._table.append(row.slot, row.advance(token_id))
             is_known = row.is_sampled and (row.chosen is None or token_id != INVALID_TOKEN)
             known_ids = self._table.known_ids(row.slot, row.end) if is_known else []
-            extra = row.report(known_ids, logits, hidden, self._model.logits)
+            extra = row.report(known_ids, logits, hidden, to_logits)
             if extra is not None:
                 extras.append(extra)
         return tuple(extras)

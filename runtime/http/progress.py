@@ -17,7 +17,7 @@ class Progress:
 
     def is_stalled(self, state: SchedulerState, now: float, busy_since: float) -> bool:
         """`now` and `busy_since`, when there was last nothing to do, are on the monotonic clock."""
-        if state.num_steps != self._num_steps:
+        if state.num_steps != self._num_steps or state.is_held:
             self._num_steps, self._moved_at = state.num_steps, now
         has_work = state.num_waiting + state.num_running > 0
         return has_work and now - max(self._moved_at, busy_since) > STALL_S

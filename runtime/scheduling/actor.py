@@ -2,13 +2,14 @@
 
 Receives requests from the Tokenizer, aborts, answers of the Cache and the Grammar, and the executor's results, which are
 posted to its mailbox. Sends to the Cache, the executor, the Detokenizer, Http and Metrics. Steps are planned once per batch of
-messages. A fatal step raises `EngineError`, so that the supervisor restarts the engine group.
+messages. Commands to the engine are asked, and answered when they have run; other messages are handled meanwhile. A fatal step
+raises `EngineError`, so that the supervisor restarts the engine group.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from typing import cast
 
 from runtime.actors.actor import Actor, Ref, receives
 from runtime.clock import Clock
@@ -16,17 +17,30 @@ from runtime.executor.port import Executor
 from runtime.messages import (
     Abort,
     Admit,
+    CommandRan,
+    ContinueGeneration,
+    Done,
+    EngineCommand,
     GrammarFailed,
     GrammarReady,
     PagesDenied,
     PagesGranted,
+    PauseGeneration,
     PrefixMatched,
     Probe,
+    ReadWeights,
+    Refused,
+    ReleaseMemory,
+    ResumeMemory,
+    RunCommand,
     SchedulerState,
+    StartProfile,
     StepDone,
     StepFailed,
     StepPlan,
     StepSettled,
+    StopProfile,
+    UpdateWeights,
 )
 from runtime.scheduling.state import Scheduling
 
@@ -49,6 +63,8 @@ class Scheduler(Actor):
         self._executor = executor
         self._refs = {"cache": cache, "detokenizer": detokenizer, "http": http, "metrics": metrics}
         self._clock = clock
+        self._num_commands = 0
+        self._answers: dict[int, asyncio.Future[Done | Refused]] = {}
 
     async def started(self) -> None:
         await self.after_batch()  # metrics show an idle engine, after a restart too
@@ -56,10 +72,15 @@ class Scheduler(Actor):
     async def after_batch(self) -> None:
         self._state.advance(self._clock.monotonic())
         for destination, message in self._state.take_effects():
-            if destination == "executor":
-                self._executor.submit(cast(StepPlan, message))
-            else:
-                self._refs[destination].tell(message)
+            match destination, message:
+                case "executor", StepPlan():
+                    self._executor.submit(message)
+                case "executor", RunCommand():
+                    self._executor.execute(message)
+                case "asker", CommandRan():
+                    self._answers.pop(message.command_id).set_result(message.answer)
+                case _:
+                    self._refs[destination].tell(message)
 
     @receives(Admit)
     async def admit(self, message: Admit) -> None:
@@ -101,6 +122,28 @@ class Scheduler(Actor):
     async def step_failed(self, message: StepFailed) -> None:
         log.error("step %d failed: %s", message.step_id, message.reason)
         self._state.step_failed(message)
+
+    @receives(
+        PauseGeneration,
+        ContinueGeneration,
+        UpdateWeights,
+        ReadWeights,
+        ReleaseMemory,
+        ResumeMemory,
+        StartProfile,
+        StopProfile,
+    )
+    async def command(self, message: EngineCommand) -> asyncio.Future[Done | Refused]:
+        """The answer comes later, so that messages are handled while the command waits or runs."""
+        self._num_commands += 1
+        answer: asyncio.Future[Done | Refused] = asyncio.get_running_loop().create_future()
+        self._answers[self._num_commands] = answer
+        self._state.command(self._num_commands, message)
+        return answer
+
+    @receives(CommandRan)
+    async def command_ran(self, message: CommandRan) -> None:
+        self._state.command_ran(message)
 
     @receives(Probe)
     async def probe(self, message: Probe) -> SchedulerState:

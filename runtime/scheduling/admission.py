@@ -40,6 +40,8 @@ class Admission:
         self.leaders = PrefixLeaders(page_size)
         self.estimate = NeedEstimate(conservativeness)
         self.reserving: dict[int, Request] = {}
+        self.is_closed = False
+        """Only requests that have begun are admitted again."""
         self._batch = batch
         self._ledger = ledger
         self._out = out
@@ -134,6 +136,8 @@ class Admission:
             request = self.queue.head() if self._has_free_slot() else None
             if request is None or request.num_in_flight_rows:
                 return  # the last tokens of a retracted request are on their way
+            if self.is_closed and not request.has_begun:
+                return
             leader = self.leaders.find(request)
             if leader is not None:
                 self.leaders.hold(self.queue.pop(), leader)

@@ -1,4 +1,4 @@
-"""The waiting requests in the policy's order. Retracted and denied requests come before all others.
+"""The waiting requests in the policy's order. Retracted requests come before denied ones, and those before all others.
 
 Sorted only when someone looks at the head and something changed. Requests that left are dropped when they come up.
 """
@@ -12,12 +12,12 @@ MAX_LEFT_ENTRIES = 64
 """Entries of requests that left, beyond which the queue is cleared of them."""
 
 
-def _by_rank(request: Request) -> tuple[bool, tuple[float, ...]]:
-    return (not request.is_front, request.rank)
+def _by_rank(request: Request) -> tuple[bool, bool, tuple[float, ...]]:
+    return (not request.has_begun, not request.is_front, request.rank)
 
 
-def _by_arrival(request: Request) -> tuple[bool, tuple[float, ...]]:
-    return (not request.is_front, (request.arrival,))
+def _by_arrival(request: Request) -> tuple[bool, bool, tuple[float, ...]]:
+    return (not request.has_begun, not request.is_front, (request.arrival,))
 
 
 class WaitingQueue:

@@ -118,6 +118,11 @@ class Request:
         self.last_step = 0
 
     @property
+    def has_begun(self) -> bool:
+        """Whether it has held pages: a retracted one has."""
+        return self.num_cached_tokens >= 0
+
+    @property
     def num_known_tokens(self) -> int:
         """Prompt and what was generated; a sample in flight is not known yet."""
         return self.num_prompt_tokens + len(self.output_ids)

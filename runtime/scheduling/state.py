@@ -15,26 +15,30 @@ from runtime.config import SchedulerConfig
 from runtime.errors import ConfigError, EngineError, Failure, InternalError, Overloaded, RequestError
 from runtime.executor.port import ExecutorLimits
 from runtime.messages import (
-    GRAMMAR_DROPPED,
-    INVALID_TOKEN,
     Abort,
     Admit,
+    CommandRan,
+    ContinueGeneration,
+    EngineCommand,
     Finish,
     GrammarFailed,
     GrammarReady,
     PagesDenied,
     PagesGranted,
+    PauseGeneration,
     PrefixMatched,
+    ReleaseMemory,
     RequestFailed,
-    RowExtra,
+    ResumeMemory,
     SchedulerState,
     StepDone,
     StepFailed,
-    StepRow,
     StepSettled,
+    UpdateWeights,
 )
 from runtime.scheduling.admission import Admission
 from runtime.scheduling.batching import Batch, Step
+from runtime.scheduling.commands import Commands
 from runtime.scheduling.effects import Effect, Outbox
 from runtime.scheduling.entry import QueueLimit, granted_tokens
 from runtime.scheduling.grammars import GrammarAnswers
@@ -42,12 +46,12 @@ from runtime.scheduling.invariants import check_invariants
 from runtime.scheduling.ledger import PageLedger
 from runtime.scheduling.policy import Policy
 from runtime.scheduling.request import Request, Stage
+from runtime.scheduling.results import Results
 from runtime.scheduling.statistics import Statistics
-from runtime.scheduling.stopping import stop_ids, take_tokens
+from runtime.scheduling.stopping import stop_ids
 
 NO_BUDGET_LIMIT = 2**62
 STEP_FAILED = InternalError("the engine failed to compute this request").failure
-INVALID_NUMBERS = InternalError("the model produced invalid numbers for this request").failure
 
 
 class Scheduling:
@@ -84,6 +88,8 @@ class Scheduling:
         self._policy = policy
         self._eos_token_ids = frozenset(eos_token_ids)
         self._grammars = GrammarAnswers()
+        self.commands = Commands(self._out)
+        self._results = Results(self._out, self.ledger, self.admission, self._grammars, self._end, page_size=limits.page_size)
         self._queue_limit = QueueLimit(config.max_queued_requests)
         self._planned_step = 0
         self._retired_step = 0
@@ -101,8 +107,10 @@ class Scheduling:
         """Do what is due after a batch of messages: settle, plan steps, admit. `now` is monotonic, in seconds."""
         self._now = now
         self._settle()
-        self.admission.admit_waiting(now)
-        self._plan()
+        self._advance_commands()
+        if not self.commands.is_holding:
+            self.admission.admit_waiting(now)
+            self._plan()
         self._out.flush_text(self._retired_step)
         self._report_idle()
 
@@ -112,6 +120,7 @@ class Scheduling:
             num_waiting=self.num_waiting,
             num_running=len(self.batch),
             num_in_flight_steps=len(self.in_flight),
+            is_held=self.commands.is_holding,
         )
 
     def check(self) -> None:
@@ -251,6 +260,45 @@ class Scheduling:
             code="kv_cache_exhausted",
         ).failure
 
+    # -- commands ------------------------------------------------------------------------------------------------------
+
+    def command(self, command_id: int, command: EngineCommand) -> None:
+        """Begin a command. Its answer is an effect for the asker, when it has run."""
+        match command:
+            case PauseGeneration(mode=mode):
+                self.commands.begin_pause(command_id, mode)
+                if mode == "abort":
+                    self._abort_all(list(self.requests.values()))
+                elif mode == "retract":
+                    self._retract_all()
+            case ContinueGeneration():
+                self.commands.end_pause(command_id)
+            case UpdateWeights() | ReleaseMemory() | ResumeMemory():
+                self.commands.enqueue(command_id, command, has_requests=bool(self.requests))
+                if isinstance(command, UpdateWeights) and command.aborts_all:
+                    self._abort_all([request for request in self.requests.values() if request.has_begun])
+            case _:
+                self.commands.run(command_id, command)
+
+    def command_ran(self, message: CommandRan) -> None:
+        self.commands.ran(message)
+
+    def _advance_commands(self) -> None:
+        if self.commands.needs_empty_batch:
+            self._retract_all()
+        has_begun = self.commands.pause is None and any(request.has_begun for request in self.requests.values())
+        is_quiet = self.ledger.is_quiet and not (self.batch or self.admission.reserving or self.in_flight)
+        self.commands.advance(is_empty=is_quiet and not has_begun, has_steps=bool(self.in_flight))
+        self.admission.is_closed = self.commands.is_draining
+
+    def _abort_all(self, requests: list[Request]) -> None:
+        for request in requests:
+            self.abort(Abort(request_id=request.request_id, cause="api"))
+
+    def _retract_all(self) -> None:
+        for request in self.batch.requests():
+            self._retract(request)
+
     # -- steps ---------------------------------------------------------------------------------------------------------
 
     def _plan(self) -> None:
@@ -276,20 +324,7 @@ class Scheduling:
         step = self._retire(message.step_id)
         if step is None:
             return
-        if len(message.token_ids) != step.num_samples:
-            raise EngineError(f"step {message.step_id} returned {len(message.token_ids)} tokens, not {step.num_samples}")
-        token_ids = iter(message.token_ids)
-        extras = {extra.row: extra for extra in message.extras}
-        for index, (row, request) in enumerate(zip(step.plan.rows, step.requests, strict=True)):
-            token_id = next(token_ids) if row.sample else None
-            request.num_in_flight_rows -= 1
-            if request.stage is Stage.ENDED:
-                continue
-            if request.stage is Stage.RUNNING:
-                request.num_computed_tokens = row.start + row.num_tokens
-                if row.start < request.num_publishable_tokens:
-                    self._publish(request)
-            self._hand_out(request, row, token_id, extras.get(index))
+        self._results.hand_out(step, message)
         self.admission.estimate.step()
         self._out.flush_text(message.step_id)
         num_grammar_queued = self._grammars.num_waiting()
@@ -312,56 +347,6 @@ class Scheduling:
         self._retired_step = step_id
         self.num_steps += 1
         return self.in_flight.popleft()
-
-    def _publish(self, request: Request) -> None:
-        size = self.limits.page_size
-        num_tokens = min(request.num_computed_tokens, request.num_publishable_tokens) // size * size
-        if num_tokens > request.num_published_tokens:
-            request.num_published_tokens = num_tokens
-            self.ledger.publish(request)
-            self.admission.lead(request, num_tokens)
-
-    def _hand_out(self, request: Request, row: StepRow, token_id: int | None, extra: RowExtra | None) -> None:
-        """What a row brought to a request that is still open."""
-        if extra is not None and extra.failure is not None:
-            if extra.failure.code == GRAMMAR_DROPPED:
-                self._grammars.forget(request.grammar_key)
-            self._fail(request, extra.failure)
-            return
-        if extra is not None and request.gathering is not None:
-            request.gathering.add(row, extra)
-        if token_id is not None:
-            self._accept(request, row.start + row.num_tokens, token_id, extra)
-        elif request.max_new_tokens == 0:
-            self._end_without_output(request)
-
-    def _accept(self, request: Request, position: int, token_id: int, extra: RowExtra | None) -> None:
-        """Add the result at `position`, unless the row before brought it already, as forced by the grammar."""
-        if token_id == INVALID_TOKEN:
-            self._fail(request, INVALID_NUMBERS)
-            return
-        if position < request.num_known_tokens:
-            if request.output_ids[position - request.num_prompt_tokens] != token_id:
-                raise EngineError(f"the executor gave token {token_id} where the grammar had forced another")
-            return
-        token_ids, finish = take_tokens(request, token_id, extra)
-        self._out.add_row(request, token_ids, finish)
-        if finish is not None:
-            self._end(request)
-        elif len(token_ids) > 1:
-            self._lengthen(request)
-
-    def _lengthen(self, request: Request) -> None:
-        """Tokens were forced: they are known before they are planned, and may need pages."""
-        if request.stage is Stage.RUNNING:
-            request.length = max(request.length, request.num_known_tokens)
-            if request.length > request.capacity_tokens:
-                self.ledger.want(request)
-
-    def _end_without_output(self, request: Request) -> None:
-        if request.num_computed_tokens == request.num_prompt_tokens:
-            self._out.add_row(request, (), Finish("length", length=0))
-            self._end(request)
 
     def _report_idle(self) -> None:
         stats = self._statistics.idle(not (self.requests or self.in_flight) and self.ledger.is_quiet)

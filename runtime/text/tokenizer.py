@@ -120,7 +120,7 @@ class Tokenizer(Actor):
     def _admit(self, message: Tokenize, token_ids: tuple[int, ...]) -> None:
         grammar_key = None
         if message.grammar is not None:
-            grammar_key = _key(message.grammar)
+            grammar_key = key_of(message.grammar)
             self._grammar.tell(CompileGrammar(request_id=message.request_id, key=grammar_key, grammar=message.grammar))
         self._scheduler.tell(
             Admit(
@@ -144,6 +144,6 @@ async def _off_loop_if_long(size: int, work: Callable[[_M], _T], message: _M) ->
     return await asyncio.to_thread(work, message) if size > MAX_INLINE_CHARS else work(message)
 
 
-def _key(grammar: GrammarSpec) -> str:
+def key_of(grammar: GrammarSpec) -> str:
     """The same for the same grammar, so that it is compiled once."""
     return f"{grammar.kind}:{hashlib.sha256(grammar.source.encode(errors='surrogatepass')).hexdigest()}"

@@ -165,8 +165,8 @@ def test_neighbours_change_nothing(pair: Pair) -> None:
 
 
 def test_numbers_that_are_not_finite_fail_the_request(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    to_logits = type(pair.runner._model).logits
-    monkeypatch.setattr(type(pair.runner._model), "logits", lambda self, hidden: to_logits(self, hidden) * torch.nan)
+    to_logits = type(pair.runner.model).logits
+    monkeypatch.setattr(type(pair.runner.model), "logits", lambda self, hidden: to_logits(self, hidden) * torch.nan)
     token_id, (extra,) = prefill(pair, LogprobOptions(prompt_start=0), [41])
     assert token_id == -1
     assert extra.failure is not None

@@ -16,17 +16,26 @@ from typing import NamedTuple
 
 import numpy as np
 
+from runtime.errors import InvalidRequest
 from runtime.executor.constraint import Constraint
 from runtime.executor.port import ExecutorLimits, PostResult
 from runtime.messages import (
     INVALID_TOKEN,
+    CommandRan,
+    Done,
+    ReadWeights,
+    Refused,
+    ReleaseMemory,
+    ResumeMemory,
     RowExtra,
+    RunCommand,
     SlotOpen,
     StepDone,
     StepFailed,
     StepPlan,
     StepRow,
     TokenLogprobs,
+    UpdateWeights,
     joined_logprobs,
 )
 from runtime.params import LogprobOptions
@@ -121,7 +130,12 @@ class FakeExecutor:
         self.slots: dict[int, Slot] = {}
         self.kv: dict[tuple[int, int], int] = {}
         """(page, offset) → token id."""
-        self._pending: deque[_Pending | None] = deque()
+        self.writers: dict[tuple[int, int], int] = {}
+        """(page, offset) → the weights that wrote it."""
+        self.weights = 0
+        """How often they were exchanged."""
+        self.released: set[str] = set()
+        self._pending: deque[_Pending | RunCommand | None] = deque()
         self._failures: deque[tuple[str, bool]] = deque()
         self._post: PostResult | None = None
         self.is_stopped = False
@@ -139,10 +153,18 @@ class FakeExecutor:
         if self.schedule is not None:
             self.schedule(self.step)
 
+    def execute(self, command: RunCommand) -> None:
+        if self._post is None:
+            raise BrokenPlan("a command before start or after stop")
+        self._pending.append(command)
+        if self.schedule is not None:
+            self.schedule(self.step)
+
     def reset(self) -> None:
         """Forget all slots; plans in flight are never answered. The memory keeps its contents, as a real one does."""
         self._forget_pending()
         self.slots.clear()
+        self.released.clear()
 
     def stop(self) -> None:
         self._forget_pending()
@@ -152,23 +174,45 @@ class FakeExecutor:
     @property
     def num_pending(self) -> int:
         """Plans that wait for `step`."""
-        return sum(pending is not None for pending in self._pending)
+        return sum(isinstance(pending, _Pending) for pending in self._pending)
 
     def fail_next(self, reason: str = "injected", *, is_fatal: bool = False) -> None:
         """The next plan to be submitted fails in the middle of its forward pass."""
         self._failures.append((reason, is_fatal))
 
-    def step(self) -> StepDone | StepFailed | None:
+    def step(self) -> StepDone | StepFailed | CommandRan | None:
         """Run the oldest plan and post its result, which is also returned. None if there was nothing to run."""
         pending = self._pending.popleft() if self._pending else None
         if pending is None:
             return None
-        result = pending.failure or self._run(pending.plan)
-        if pending.failure is not None:
-            self._lose(pending.plan)
+        result = self._obey(pending) if isinstance(pending, RunCommand) else self._try(pending)
         if self._post is not None:
             self._post(result)
         return result
+
+    def _try(self, pending: _Pending) -> StepDone | StepFailed:
+        if self.released:
+            raise BrokenPlan("a plan while memory is given back")
+        if pending.failure is None:
+            return self._run(pending.plan)
+        self._lose(pending.plan)
+        return pending.failure
+
+    def _obey(self, command: RunCommand) -> CommandRan:
+        answer: Done | Refused = Done()
+        match command.command:
+            case UpdateWeights(model_path="missing"):
+                answer = Refused(failure=InvalidRequest("no such weights").failure)
+            case UpdateWeights():
+                self.weights += 1
+            case ReadWeights():
+                answer = Done(value=[float(self.weights)])
+            case ReleaseMemory(tags=tags):
+                self.released.update(tags)
+                self.kv.clear()
+            case ResumeMemory(tags=tags):
+                self.released.difference_update(tags)
+        return CommandRan(command_id=command.command_id, answer=answer)
 
     def _next_failure(self, plan: StepPlan) -> StepFailed | None:
         if not self._failures:
@@ -258,7 +302,8 @@ class FakeExecutor:
     def _write(self, row: StepRow) -> None:
         slot = self.slots[row.slot]
         for position in range(row.start, row.start + row.num_tokens):
-            self.kv[self._place(slot, position)] = slot.token_ids[position]
+            place = self._place(slot, position)
+            self.kv[place], self.writers[place] = slot.token_ids[position], self.weights
 
     def _place(self, slot: Slot, position: int) -> tuple[int, int]:
         page, offset = divmod(position, self.limits.page_size)
@@ -333,6 +378,8 @@ class FakeExecutor:
         for place in places:
             if place not in self.kv:
                 raise BrokenPlan(f"slot {row.slot} reads page {place[0]} at offset {place[1]}, which was never written")
+            if self.writers[place] != self.weights:
+                raise BrokenPlan(f"slot {row.slot} reads page {place[0]} at offset {place[1]}, which other weights wrote")
         return [self.kv[place] for place in places]
 
     def _masked(self, slot: Slot) -> frozenset[int]:

@@ -11,7 +11,6 @@ from runtime.http.bundle import Bundle
 from runtime.http.generation import Generation
 from runtime.http.replies import Replies
 from runtime.messages import TextRow
-from runtime.params import GrammarSpec
 from tests.sim.scenario import Departure, Script
 
 EndKind = Literal["finished", "aborted", "failed", "refused"]
@@ -54,9 +53,6 @@ class Client:
         await asyncio.sleep(self._script.at_s)
         for seat in self.seats:
             seat.sent_s = self._loop.time()
-        if self._script.grammar is not None:
-            await self._play_constrained(self._script.grammar)
-            return
         try:
             bundle = Bundle(self._replies, self._generations(), self._script.stream_interval)
         except RequestError as error:
@@ -71,23 +67,19 @@ class Client:
         except RequestError as error:
             self._end_all("failed", error)
 
-    async def _play_constrained(self, grammar: GrammarSpec) -> None:
-        """One sequence only, read as an iteration over its reply."""
-        script = self._script
-        del self.seats[1:]
-        try:
-            generation = Generation(
-                prompt=script.prompt, params=script.params[0], text=script.text, grammar=grammar, label=self._label
-            )
-            async for row in self._replies.submit(generation):
-                self._note(self.seats[0], row)
-        except RequestError as error:
-            self._end_all("failed", error)
-
     def _generations(self) -> list[Generation]:
         script = self._script
         return [
-            Generation(prompt=script.prompt, params=params, text=script.text, priority=script.priority, label=self._label)
+            Generation(
+                prompt=script.prompt,
+                params=params,
+                text=script.text,
+                grammar=script.grammar,
+                logprobs=script.logprobs,
+                returns_hidden_states=script.returns_hidden_states,
+                priority=script.priority,
+                label=self._label,
+            )
             for params in script.params
         ]
 

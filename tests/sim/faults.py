@@ -11,7 +11,7 @@ from runtime.actors.mailbox import Envelope
 from runtime.actors.supervisor import Crash, Group, Supervisor
 from runtime.errors import EngineError
 from runtime.executor.port import ExecutorLimits
-from runtime.messages import StepDone, StepFailed, StepPlan
+from runtime.messages import CommandRan, StepDone, StepFailed, StepPlan
 from tests.fakes.executor import FakeExecutor
 from tests.sim.scenario import ActorCrash, StepFault
 
@@ -101,9 +101,9 @@ class FaultyExecutor(FakeExecutor):
             self._due_s += SLOW_STEP_S
         super().submit(plan)
 
-    def step(self) -> StepDone | StepFailed | None:
+    def step(self) -> StepDone | StepFailed | CommandRan | None:
         result = super().step()
-        if result is not None:
+        if isinstance(result, StepDone | StepFailed):
             self.page_writes.pop(result.step_id, None)
         return result
 

@@ -13,12 +13,13 @@ from runtime.assembly import CACHE, DETOKENIZER, HTTP, METRICS, SCHEDULER, Assem
 from runtime.caching.page_cache import PageCache
 from runtime.config import Config
 from runtime.errors import Failure
-from runtime.messages import RequestFailed, RequestStats, ReservePages, StepPlan, TextBatch
+from runtime.messages import RequestFailed, RequestStats, ReservePages, StepPlan, TextBatch, joined_logprobs
 from runtime.scheduling.state import Scheduling
+from tests.fakes.executor import hidden_state, logprobs_after
 from tests.sim.audience import Client, Seat
 from tests.sim.faults import CrashingSupervisor, FaultyExecutor
 from tests.sim.oracle import Expected, Oracle
-from tests.sim.scenario import Scenario
+from tests.sim.scenario import BROKEN_GRAMMAR, Scenario
 
 ABORT_WITHIN_S = 0.5
 """Virtual time that an abort may take through mailboxes that are late."""
@@ -205,6 +206,10 @@ class Inspector:
         demand(gauges == (0, 0, 0), f"an idle server reports {gauges} running, queued, used tokens")
 
 
+def _is_broken(seat: Seat) -> bool:
+    return seat.script.grammar is not None and seat.script.grammar.source == BROKEN_GRAMMAR
+
+
 class Judge:
     """Compares what each client got with what the oracle says, and accepts only the failures that have a reason."""
 
@@ -217,7 +222,7 @@ class Judge:
         """Raises `Violation`."""
         for seat in client.seats:
             script = seat.script
-            expected = self._oracle.expect(script.prompt, script.params[seat.index], script.text)
+            expected = self._oracle.expect(script.prompt, script.params[seat.index], script.text, script.grammar)
             try:
                 self._judge(seat, expected, client)
             except Violation as error:
@@ -230,7 +235,7 @@ class Judge:
             case "finished":
                 self._check_finished(seat, expected)
             case "aborted":
-                demand(client.has_left, "a request was aborted that nobody left")
+                demand(client.has_left or self._scenario.aborts, "a request was aborted that nobody left")
             case "failed" | "refused":
                 self._check_failed(seat)
 
@@ -244,10 +249,30 @@ class Judge:
         token_ids = seat.token_ids
         demand(token_ids == expected.token_ids[: len(token_ids)], "the tokens differ from those of the request alone")
         demand(expected.text.startswith(seat.text), "the text differs from that of the request alone")
+        self._check_extras(seat, expected.prompt_ids)
+
+    def _check_extras(self, seat: Seat, prompt_ids: tuple[int, ...]) -> None:
+        """Log probabilities and hidden states come once, with their tokens, and are those of the request alone."""
+        script, ids, width = seat.script, (*prompt_ids, *seat.token_ids), self._scenario.limits.vocab_size
+        has_said = bool(seat.token_ids) or any(row.finish and row.finish.type != "abort" for row in seat.rows)
+        options, num_prompt = script.logprobs, len(prompt_ids)
+        found = [row.logprobs for row in seat.rows if row.logprobs is not None]
+        found_prompt = [row.prompt_logprobs for row in seat.rows if row.prompt_logprobs is not None]
+        expected, expected_prompt = [], []
+        if options is not None:
+            expected = [logprobs_after(ids[:i], ids[i], options, width) for i in range(num_prompt, len(ids))]
+        if options is not None and options.prompt_start is not None and has_said:
+            first = options.prompt_start
+            expected_prompt = [logprobs_after(ids[:i], ids[i], options, width) for i in range(first, num_prompt)]
+        demand(joined_logprobs(found) == joined_logprobs(expected), "log probabilities differ from those of the request alone")
+        demand(joined_logprobs(found_prompt) == joined_logprobs(expected_prompt), "log probabilities of the prompt differ")
+        states = [state for row in seat.rows for state in row.hidden_states or ()]
+        num_states = max(len(ids) - 1, num_prompt) if script.returns_hidden_states and has_said else 0
+        demand(states == [hidden_state(ids[: i + 1]) for i in range(num_states)], "hidden states differ")
 
     def _check_finished(self, seat: Seat, expected: Expected) -> None:
         last = seat.rows[-1]
-        is_servable = expected.refusal is None and seat.script.grammar is None
+        is_servable = expected.refusal is None and not _is_broken(seat)
         demand(is_servable, "a request finished that can not be served")
         demand(seat.token_ids == expected.token_ids, "tokens are missing")
         demand(seat.text == expected.text, "text is missing")
@@ -261,7 +286,8 @@ class Judge:
         demand(self._is_excused(failure, seat), f"a request failed without a reason: {failure}")
 
     def _is_excused(self, failure: Failure, seat: Seat) -> bool:
-        expected = [self._oracle.expect(seat.script.prompt, params, seat.script.text) for params in seat.script.params]
+        script = seat.script
+        expected = [self._oracle.expect(script.prompt, params, script.text, script.grammar) for params in script.params]
         match failure.code:
             case "context_length_exceeded":
                 return any(each.refusal == failure.code for each in expected)
@@ -272,7 +298,7 @@ class Judge:
             case "deadline_exceeded":
                 return seat.ended_s - seat.sent_s >= self._config.http.request_timeout - 1e-6
             case "unsupported_parameter":
-                return seat.script.grammar is not None
+                return _is_broken(seat)
             case "draining":
                 return self._scenario.drain is not None and seat.ended_s >= self._scenario.drain.at_s
             case "engine_restarting":

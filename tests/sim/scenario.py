@@ -9,10 +9,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import msgspec
+
 from runtime.config import CacheConfig, Config, HttpConfig, SchedulerConfig
 from runtime.executor.port import ExecutorLimits
-from runtime.messages import AbortCause, InspectPool, Message, Probe, Scrape
-from runtime.params import GrammarSpec, Prompt, SamplingParams, TextOptions, TextPrompt, TokenPrompt
+from runtime.messages import (
+    AbortCause,
+    ContinueGeneration,
+    InspectPool,
+    Message,
+    PauseGeneration,
+    PauseMode,
+    Probe,
+    ReadWeights,
+    ReleaseMemory,
+    ResumeMemory,
+    Scrape,
+    StartProfile,
+    UpdateWeights,
+)
+from runtime.params import GrammarSpec, LogprobOptions, Prompt, SamplingParams, TextOptions, TextPrompt, TokenPrompt
 from tests.sim import vocabulary
 from tests.sim.choices import Choices
 from tests.sim.mailbox import Weather
@@ -21,6 +37,9 @@ EDGES = ("http", "tokenizer", "detokenizer", "metrics")
 ENGINE = ("scheduler", "cache")
 POLICIES = ("fcfs", "fcfs", "lpm", "dfs-weight", "random", "priority")
 BURST_AT_S = 0.5
+BROKEN_GRAMMAR = "("
+GRAMMARS = ("a*", "b*", "c+", "d|e", "f", BROKEN_GRAMMAR)
+ORDER_DEADLINE_S = 1_000.0
 NO_DEADLINE_S = 1e5
 """Longer than any run, so that a request that is stuck is not saved by its deadline."""
 
@@ -47,7 +66,9 @@ class Script:
     priority: int
     departure: Departure | None
     grammar: GrammarSpec | None
-    """This build compiles none, so such a request must be refused."""
+    """Scripted; `BROKEN_GRAMMAR` can not be compiled."""
+    logprobs: LogprobOptions | None
+    returns_hidden_states: bool
     read_pause_s: float
     stream_interval: int | None
 
@@ -100,6 +121,18 @@ class Scenario:
     drain: Drainage | None
     crashes: tuple[ActorCrash, ...]
     step_faults: tuple[StepFault, ...]
+    orders: tuple[Ask, ...]
+    """Commands to the engine; each is answered if nothing breaks."""
+
+    @property
+    def aborts(self) -> bool:
+        """Whether an order aborts requests, which nobody asked for."""
+        messages = [order.message for order in self.orders]
+        return any(
+            (isinstance(message, PauseGeneration) and message.mode == "abort")
+            or (isinstance(message, UpdateWeights) and message.aborts_all)
+            for message in messages
+        )
 
     @property
     def is_calm(self) -> bool:
@@ -125,6 +158,7 @@ def draw(choices: Choices) -> Scenario:
         drain=_draw_drain(choices) if choices.chance(0.1, "drains") else None,
         crashes=_draw_crashes(choices) if is_rough else (),
         step_faults=_draw_step_faults(choices) if is_rough else (),
+        orders=_draw_orders(choices) if choices.chance(0.3, "orders") else (),
     )
 
 
@@ -169,10 +203,14 @@ def _draw_weather(choices: Choices) -> Weather:
 def _draw_script(choices: Choices, stems: list[tuple[int, ...]]) -> Script:
     is_burst = choices.chance(0.3, "burst")
     n = choices.pick((1, 1, 1, 1, 2, 3), "n")
+    grammar = GrammarSpec("regex", choices.pick(GRAMMARS, "grammar")) if choices.chance(0.2, "constrained") else None
+    params = _draw_params(choices)
+    if grammar is not None:
+        params = msgspec.structs.replace(params, min_new_tokens=0)
     return Script(
         at_s=BURST_AT_S if is_burst else choices.seconds(2.0, "at"),
         prompt=_draw_prompt(choices, stems),
-        params=(_draw_params(choices),) * n,  # greedy, so that n choices are the same sequence
+        params=(params,) * n,  # greedy, so that n choices are the same sequence
         text=TextOptions(
             stop=tuple(_draw_stop(choices) for _ in range(choices.pick((0, 0, 1, 1, 2), "stops"))),
             no_stop_trim=choices.chance(0.3, "no stop trim"),
@@ -180,9 +218,19 @@ def _draw_script(choices: Choices, stems: list[tuple[int, ...]]) -> Script:
         ),
         priority=choices.between(0, 2, "priority"),
         departure=_draw_departure(choices) if choices.chance(0.3, "leaves") else None,
-        grammar=GrammarSpec("regex", choices.pick(("a*", "b*"), "grammar")) if choices.chance(0.04, "constrained") else None,
+        grammar=grammar,
+        logprobs=_draw_logprobs(choices) if choices.chance(0.2, "logprobs") else None,
+        returns_hidden_states=choices.chance(0.05, "hidden states"),
         read_pause_s=choices.pick((0.0, 0.0, 0.0, 0.03, 1.0), "read pause"),
         stream_interval=choices.pick((1, 1, None, 3), "stream interval"),
+    )
+
+
+def _draw_logprobs(choices: Choices) -> LogprobOptions:
+    return LogprobOptions(
+        num_top=choices.pick((0, 2), "top"),
+        token_ids=choices.pick(((), (1, 3)), "chosen"),
+        prompt_start=choices.pick((None, 0, 1, 3, 10), "prompt start"),
     )
 
 
@@ -229,6 +277,24 @@ def _draw_ask(choices: Choices) -> Ask:
     questions = (("scheduler", Probe()), ("cache", InspectPool()), ("metrics", Scrape()))
     name, message = choices.pick(questions, "asked")
     return Ask(choices.seconds(2.5, "asks at"), name, message, choices.pick((1.0, 0.0), "ask deadline"))
+
+
+def _draw_orders(choices: Choices) -> tuple[Ask, ...]:
+    begun_s, lasts_s = choices.seconds(2.0, "ordered at"), choices.seconds(1.0, "order lasts")
+    update = UpdateWeights(model_path=choices.pick(("new", "missing"), "weights"), aborts_all=choices.chance(0.3, "aborts"))
+    mode: PauseMode = choices.pick(("abort", "retract", "in_place"), "pause")
+    orders: dict[float, Message] = choices.pick(
+        (
+            {begun_s: PauseGeneration(mode=mode), begun_s + lasts_s: ContinueGeneration()},
+            {begun_s: update},
+            {begun_s: PauseGeneration(mode=mode), begun_s + lasts_s / 2: update, begun_s + lasts_s: ContinueGeneration()},
+            {begun_s: update, begun_s + lasts_s / 2: PauseGeneration(mode=mode), begun_s + lasts_s: ContinueGeneration()},
+            {begun_s + 2: ReleaseMemory(), begun_s + 2 + lasts_s: ResumeMemory()},
+            {begun_s: ReadWeights(name="w"), begun_s + lasts_s: StartProfile(output_dir="nowhere")},
+        ),
+        "orders",
+    )
+    return tuple(Ask(at_s, "scheduler", message, ORDER_DEADLINE_S) for at_s, message in orders.items())
 
 
 def _draw_drain(choices: Choices) -> Drainage:

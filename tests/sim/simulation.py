@@ -12,11 +12,12 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from runtime.actors.actor import Actor, Ref, receives
 from runtime.actors.journal import FullJournal, read
 from runtime.actors.mailbox import Envelope
-from runtime.assembly import CACHE, Assembly, Parts
-from runtime.errors import EngineError
-from runtime.messages import FlushCache
+from runtime.assembly import CACHE, GRAMMAR, SCHEDULER, Assembly, Parts
+from runtime.errors import EngineError, Unsupported
+from runtime.messages import CompileGrammar, Done, FlushCache, GrammarFailed, GrammarReady, Refused
 from runtime.metrics.registry import Registry
 from tests.sim import scenario as scenarios
 from tests.sim import vocabulary
@@ -27,7 +28,7 @@ from tests.sim.invariants import Inspector, Judge, Violation, demand
 from tests.sim.loop import SimulationDeadlock, SimulationTooLong, VirtualClock, VirtualLoop, run
 from tests.sim.mailbox import ShuffledMailbox
 from tests.sim.oracle import Oracle
-from tests.sim.scenario import Ask
+from tests.sim.scenario import BROKEN_GRAMMAR, Ask
 
 MAILBOX_CAPACITY = 512
 HORIZON_S = 3_000.0
@@ -49,6 +50,28 @@ class Result:
     journal: FullJournal
     num_deliveries: int
     virtual_s: float
+
+
+class ScriptedGrammar(Actor):
+    """Compiles in no time, and knows one grammar that can not be compiled."""
+
+    def __init__(self, scheduler: Ref) -> None:
+        self._scheduler = scheduler
+
+    @receives(CompileGrammar)
+    async def compile(self, message: CompileGrammar) -> None:
+        if message.grammar.source == BROKEN_GRAMMAR:
+            failure = Unsupported("this grammar can not be compiled", param="regex").failure
+            self._scheduler.tell(GrammarFailed(key=message.key, failure=failure))
+        else:
+            self._scheduler.tell(GrammarReady(key=message.key))
+
+
+class ScriptedAssembly(Assembly):
+    """With a scripted grammar in place of compilers in child processes."""
+
+    def _grammar(self) -> Actor:
+        return ScriptedGrammar(self.ref(GRAMMAR, SCHEDULER))
 
 
 class Theatre:
@@ -77,7 +100,7 @@ class Theatre:
             registry=Registry("simulated"),
             clock=clock,
         )
-        self.assembly = Assembly(parts, self.supervisor)
+        self.assembly = ScriptedAssembly(parts, self.supervisor)
         self.inspector = Inspector(self.scenario, self.assembly, self.supervisor, self.executor)
         self.clients = [
             Client(number, script, self.assembly.replies, self.loop) for number, script in enumerate(self.scenario.scripts)
@@ -91,7 +114,11 @@ class Theatre:
         await self.supervisor.start()
         for at_s in self.scenario.flushes_s:
             self.loop.call_at(at_s, self._flush)
-        others = asyncio.gather(self._drain(), *[self._ask(ask) for ask in self.scenario.asks])
+        others = asyncio.gather(
+            self._drain(),
+            *[self._ask(ask) for ask in self.scenario.asks],
+            *[self._order(order) for order in self.scenario.orders],
+        )
         escalated = asyncio.ensure_future(self.supervisor.wait())
         everybody = asyncio.gather(*[client.play() for client in self.clients])
         await asyncio.wait([everybody, escalated], return_when=asyncio.FIRST_COMPLETED)
@@ -135,6 +162,16 @@ class Theatre:
             await self.supervisor.ref("simulator", ask.name).ask(ask.message, ask.deadline_s)
         waited_s = self.loop.time() - ask.at_s
         demand(waited_s <= ask.deadline_s + 1e-6, f"an ask with a deadline of {ask.deadline_s} s took {waited_s} s")
+
+    async def _order(self, order: Ask) -> None:
+        """Raises `Violation` if a command gets no answer although nothing broke."""
+        await asyncio.sleep(order.at_s)
+        try:
+            answer = await self.supervisor.ref("simulator", order.name).ask(order.message, order.deadline_s)
+        except (TimeoutError, ConnectionError) as error:
+            demand(not self.scenario.is_calm, f"{type(order.message).__name__} got no answer: {error!r}")
+            return
+        demand(isinstance(answer, Done | Refused), f"{type(order.message).__name__} was answered by {answer}")
 
     def _flush(self) -> None:
         self.supervisor.ref("simulator", CACHE).tell_control(FlushCache())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.messages import Finish, TextOpen, TextRow, TokenRow
+from runtime.messages import Finish, TextOpen, TextRow, TokenLogprobs, TokenRow
 from runtime.params import TextOptions
 from runtime.text.decoding import TokenDecoding
 from runtime.text.text_sequence import TextSequence
@@ -64,8 +64,19 @@ def test_same_as_the_plain_decoding(scenario: tuple[list[TokenRow], TextOptions,
     assert finish is not None
     assert (finish.type, finish.matched) == (("stop", matched) if matched else ("length", None))
     assert [row.finish for row in found[:-1]] == [None] * (len(found) - 1)
-    assert [row.token_ids for row in found] == [row.token_ids for row in rows[: len(found)]]
+    assert [row.token_ids for row in found[:-1]] == [row.token_ids for row in rows[: len(found) - 1]]
+    last, whole = found[-1].token_ids, rows[len(found) - 1].token_ids
+    assert last == whole[: len(last)]
+    assert len(last) == len(whole) or matched
     assert found[-1].num_completion_tokens == sum(len(row.token_ids) for row in found)
+
+
+def test_a_long_row_ends_with_the_token_that_completes_a_stop_string() -> None:
+    a, b = token_id(BYTE_LEVEL, "a"), token_id(BYTE_LEVEL, "b")
+    row = TokenRow(7, (a, b, a, a), Finish("stop"), TokenLogprobs((a, b, a, a), (-1.0, -2.0, -3.0, -4.0)))
+    (found,) = run([row], TextOptions(stop=("b",)))
+    assert (found.text, found.token_ids, found.num_completion_tokens) == ("a", (a, b), 2)
+    assert found.logprobs == TokenLogprobs((a, b), (-1.0, -2.0))
 
 
 def stopped_by(token: int, options: TextOptions) -> TextRow:
