@@ -10,6 +10,7 @@ an event loop. What a call asks for passes through the schema of `/generate`, so
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from types import TracebackType
 from typing import Any
@@ -47,11 +48,10 @@ class Engine:
     def __init__(self, **flags: Any) -> None:
         config = with_seed(from_flat(flags))
         self._thread = LoopThread("engine")
-        try:
+        with contextlib.ExitStack() as failed:
+            failed.callback(self._thread.stop)
             self._offline = self._thread.run(Offline.start(config))
-        except BaseException:
-            self._thread.stop()
-            raise
+            failed.pop_all()
 
     def generate(
         self, prompt: str | list[str] | None = None, sampling_params: Any = None, *, stream: bool = False, **fields: Any
