@@ -2,6 +2,7 @@
 #include "../parallel.h"
 
 #define ELEMENTS_PER_TASK 16384
+#define AHEAD_TOKENS 4
 
 /* As SLOTS in __init__.py lays it out. Strides in bytes, per token and per head. */
 struct rope {
@@ -55,19 +56,39 @@ INLINE void rotate(const struct rope *rope, void *out, const void *x, const floa
     if (out != x) memcpy((char *)out + turned, (const char *)x + turned, (size_t)(rope->head_dim * size - turned));
 }
 
+/* Where the first head of a slot lies in the pages; the others follow a page's tokens apart. */
+INLINE int64_t place_of(const struct rope *rope, int64_t slot, int64_t head_bytes) {
+    int64_t page = slot / rope->page_size, offset = slot % rope->page_size;
+    return (page * rope->num_kv_heads * rope->page_size + offset) * head_bytes;
+}
+
+/* Asks for the lines that a token will be written to: no step has touched them lately. */
+INLINE void prefetch_slot(const struct rope *rope, int64_t token, int64_t head_bytes) {
+    int64_t slot = rope->write_slots[token];
+    if (slot < 0) return;
+    int64_t place = place_of(rope, slot, head_bytes);
+    for (int64_t h = 0; h < rope->num_kv_heads; h++, place += rope->page_size * head_bytes)
+        for (int64_t at = 0; at < head_bytes; at += 64) {
+            __builtin_prefetch(rope->key_pages + place + at, 1);
+            __builtin_prefetch(rope->value_pages + place + at, 1);
+        }
+}
+
 INLINE void write_token(const struct rope *rope, int64_t token, const float *cos, int bf16) {
     int64_t slot = rope->write_slots[token], head_bytes = rope->head_dim * (bf16 ? 2 : 4);
     if (slot < 0) return;
-    int64_t page = slot / rope->page_size, offset = slot % rope->page_size;
-    for (int64_t h = 0; h < rope->num_kv_heads; h++) {
-        int64_t place = ((page * rope->num_kv_heads + h) * rope->page_size + offset) * head_bytes;
+    int64_t place = place_of(rope, slot, head_bytes);
+    for (int64_t h = 0; h < rope->num_kv_heads; h++, place += rope->page_size * head_bytes) {
         rotate(rope, rope->key_pages + place, rope->k + token * rope->k_strides[0] + h * rope->k_strides[1], cos, bf16);
         memcpy(rope->value_pages + place, rope->v + token * rope->v_strides[0] + h * rope->v_strides[1], (size_t)head_bytes);
     }
 }
 
 INLINE void place_tokens(const struct rope *rope, int64_t begin, int64_t end, int bf16) {
+    int64_t head_bytes = rope->head_dim * (bf16 ? 2 : 4);
+    for (int64_t token = begin; token < least(begin + AHEAD_TOKENS, end); token++) prefetch_slot(rope, token, head_bytes);
     for (int64_t token = begin; token < end; token++) {
+        if (token + AHEAD_TOKENS < end) prefetch_slot(rope, token + AHEAD_TOKENS, head_bytes);
         const float *cos = rope->cos_sin + rope->positions[token] * rope->rotary_dim;
         for (int64_t h = 0; h < rope->num_heads; h++) {
             char *head = rope->q + token * rope->q_strides[0] + h * rope->q_strides[1];
