@@ -7,6 +7,7 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from random import SystemRandom
+from typing import Any
 
 import msgspec
 
@@ -27,6 +28,7 @@ from runtime.sampling.grammar_compiler import ProcessCompiler
 from runtime.sampling.grammar_store import GrammarStore
 from runtime.text.chat_template import ChatTemplate
 from runtime.text.output_parsing import OutputParsing
+from runtime.text.role_template import role_template_of
 
 log = logging.getLogger("callboard")
 
@@ -103,8 +105,19 @@ def server_info(parts: Parts, checkpoint: Checkpoint) -> ServerInfo:
         started_at=int(parts.clock.wall()),
         flags=to_flat(parts.config),
         skips_tokenizer=model.skip_tokenizer_init,
+        role_template=_role_template(parts),
         logit_processors=parts.config.executor.logit_processor_names,
     )
+
+
+def _role_template(parts: Parts) -> dict[str, Any] | None:
+    if parts.chat_template is None:
+        return None
+    vocabulary = parts.vocabulary
+    ends = tuple(vocabulary.tokenizer.id_to_token(token_id) or "" for token_id in vocabulary.eos_token_ids)
+    bos = vocabulary.special_tokens.get("bos_token", "") if vocabulary.adds_bos else ""
+    found = role_template_of(parts.chat_template, bos, ends)
+    return None if found is None else msgspec.to_builtins(found)
 
 
 def _served_name(config: Config) -> str:

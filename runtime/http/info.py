@@ -28,6 +28,8 @@ class ServerInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Names of the classes that the operator loaded."""
     skips_tokenizer: bool = False
     """Prompts are token ids, and so are results."""
+    role_template: Any = None
+    """What stands around each role's turns, as plain data, for clients that write chats as text; None if that is not fixed."""
 
     def is_served(self, model: str | None) -> bool:
         """Whether requests may call the model by this name."""

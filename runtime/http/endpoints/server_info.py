@@ -30,6 +30,7 @@ async def server_facts(service: Service) -> dict[str, Any]:
         "tokenizer_path": info.tokenizer_path,
         "served_model_name": info.served_model_name,
         "context_length": info.context_length,
+        "role_template": info.role_template,
         "internal_states": [await _counters(service)],
     }
     return info.flags | facts
