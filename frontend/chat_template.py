@@ -86,7 +86,7 @@ def get_chat_template_by_model_path(model_path: str) -> ChatTemplate:
 def chat_template_from(data: Mapping[str, Any]) -> ChatTemplate:
     """From a row of the table, or from what a server says about its model."""
     return ChatTemplate(
-        name=data["name"],
+        name=data.get("name", "served"),
         role_prefix_and_suffix={role: (prefix, suffix) for role, (prefix, suffix) in data["roles"].items()},
         default_system_prompt=data.get("default_system_prompt"),
         stop_str=tuple(data.get("stop", ())),

@@ -85,8 +85,9 @@ class RuntimeEndpoint(Backend):
         return await self._retry.call(partial(self._connection.post, "/generate", body))
 
     async def _served_template(self) -> ChatTemplate:
+        """The facts of the server have it, if the server is ours and the model's template can be told in that form."""
         try:
-            served = (await self._connection.get("/model_info")).get("role_template")
+            served = (await self.server_info()).get("role_template")
         except BackendError as error:
             if error.status != NOT_FOUND:
                 raise

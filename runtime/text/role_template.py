@@ -18,7 +18,6 @@ SYSTEM, USER, ANSWER, SECOND_USER, SECOND_ANSWER = (f"{word} probe" for word in 
 class RoleTemplate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """`roles` maps `system`, `user` and `assistant` to the text before and after a turn."""
 
-    name: str = "served"
     roles: dict[str, tuple[str, str]]
     default_system_prompt: str | None = None
     stop: tuple[str, ...] = ()
