@@ -75,8 +75,8 @@ class Upkeep:
             return
         self._num_steps_left -= 1
         if self._num_steps_left <= 0:
-            self._num_steps_left = None
-            self.answer(StopProfile())
+            answer = self.answer(StopProfile())
+            self._trace = answer.value if isinstance(answer, Done) else None
 
     def restore(self) -> None:
         """Take back all memory: the scheduler that had it given back is no more. Raises `COMMAND_ERRORS`."""
@@ -129,7 +129,7 @@ class Upkeep:
         self._profile.start()
 
     def _stop_profile(self) -> str:
-        """The path of the trace, also of one that ended by its number of steps."""
+        """The path of the trace; once also of one that ended by its number of steps."""
         recording, self._profile = self._profile, None
         self._num_steps_left = None
         if recording is not None:
@@ -137,9 +137,10 @@ class Upkeep:
             path = self._profile_dir / f"{self._clock.wall():.3f}.trace.json.gz"
             recording.export_chrome_trace(str(path))
             self._trace = str(path)
-        if self._trace is None:
+        trace, self._trace = self._trace, None
+        if trace is None:
             raise Conflict("no profile is being recorded: start one first")
-        return self._trace
+        return trace
 
 
 def _failure(error: BaseException) -> Failure:

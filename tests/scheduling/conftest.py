@@ -17,13 +17,19 @@ from runtime.messages import (
     Abort,
     AbortCause,
     Admit,
+    CommandRan,
+    Done,
+    EngineCommand,
     Finish,
+    FlushCache,
     Message,
     PagesDenied,
     PagesGranted,
     PrefixMatched,
+    Refused,
     RequestFailed,
     ReservePages,
+    RunCommand,
     SettleStep,
     StepDone,
     StepFailed,
@@ -174,11 +180,13 @@ class World:
         self.outputs = Outputs()
         self.to_cache: deque[Message] = deque()
         self.from_cache: deque[Message] = deque()
-        self.results: deque[StepDone | StepFailed] = deque()
+        self.results: deque[StepDone | StepFailed | CommandRan] = deque()
         self.plans: list[StepPlan] = []
         self.stats: list[StepStats] = []
         self.sent_to_cache: list[Message] = []
         self.now = 0.0
+        self.num_commands = 0
+        self.answers: dict[int, Done | Refused] = {}
         self.num_unanswered_settles = 0
 
     # -- one event each ------------------------------------------------------------------------------------------------
@@ -188,6 +196,11 @@ class World:
 
     def abort(self, request_id: int, cause: AbortCause = "disconnect") -> None:
         self.state.abort(Abort(request_id=request_id, cause=cause))
+
+    def order(self, command: EngineCommand) -> int:
+        self.num_commands += 1
+        self.state.command(self.num_commands, command)
+        return self.num_commands
 
     def advance(self) -> None:
         self.now += 0.01
@@ -209,6 +222,8 @@ class World:
                 self.cache.watch(message.request_id, message.token_ids)
             case UnwatchPrefix() as message:
                 self.cache.unwatch(message.request_id)
+            case FlushCache():
+                self.cache.flush()
         if matches := self.cache.changed_matches():
             self.from_cache.append(PrefixMatched(matches=matches))
         self.cache.check()
@@ -243,6 +258,8 @@ class World:
                 self.state.step_done(message)
             case StepFailed() as message:
                 self.state.step_failed(message)
+            case CommandRan() as message:
+                self.state.command_ran(message)
         return True
 
     # -- many events ---------------------------------------------------------------------------------------------------
@@ -287,13 +304,13 @@ class World:
         assert not self.executor.slots.keys() - set(self.state.batch.closes), "a slot stays open"
         assert self.cache.num_late == 0, "the cache was told about a lease or request that it does not know"
 
-    def _post(self, result: StepDone | StepFailed) -> None:
+    def _post(self, result: StepDone | StepFailed | CommandRan) -> None:
         self.results.append(result)
 
     def _route(self, effect: Effect) -> None:
         destination, message = effect
         match destination, message:
-            case "cache", ReservePages() | SettleStep() | WatchPrefix() | UnwatchPrefix():
+            case "cache", ReservePages() | SettleStep() | WatchPrefix() | UnwatchPrefix() | FlushCache():
                 if isinstance(message, SettleStep):
                     self.num_unanswered_settles += 1
                     assert self.num_unanswered_settles == 1, "two SettleStep are unanswered"
@@ -303,6 +320,11 @@ class World:
                 self._check_budget(message)
                 self.plans.append(message)
                 self.executor.submit(message)
+            case "executor", RunCommand():
+                self.executor.execute(message)
+            case "asker", CommandRan():
+                assert message.command_id not in self.answers, "a command is answered twice"
+                self.answers[message.command_id] = message.answer
             case "detokenizer", TokenBatch():
                 self.outputs.text(message)
             case "http", RequestFailed():

@@ -15,10 +15,17 @@ from runtime.messages import (
     Abort,
     AbortCause,
     Admit,
+    ContinueGeneration,
+    EngineCommand,
     GrammarFailed,
     GrammarReady,
     PagesDenied,
+    PauseGeneration,
+    ReadWeights,
+    ReleaseMemory,
+    ResumeMemory,
     StepDone,
+    UpdateWeights,
     joined_logprobs,
 )
 from runtime.params import LogprobOptions, SamplingParams, TextOptions
@@ -41,6 +48,15 @@ WISHES = (
     (LogprobOptions(token_ids=(1, 7), prompt_start=4), False),
     (LogprobOptions(prompt_start=50), True),
     (None, True),
+)
+COMMANDS: tuple[EngineCommand, ...] = (
+    PauseGeneration(mode="abort"),
+    PauseGeneration(mode="retract"),
+    PauseGeneration(mode="in_place"),
+    UpdateWeights(model_path="new"),
+    UpdateWeights(model_path="missing", aborts_all=True),
+    ReleaseMemory(),
+    ReadWeights(name="w"),
 )
 POLICIES = st.sampled_from(("fcfs", "lpm", "dfs-weight", "random", "priority"))
 
@@ -195,6 +211,16 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.world.state.step_done(StepDone(step_id=10**6, token_ids=(1, 2)))
         self.world.state.denied(PagesDenied(request_id=10**6, num_available_pages=self.world.cache.num_available_pages))
 
+    @rule(command=st.sampled_from(COMMANDS))
+    def order(self, command: EngineCommand) -> None:
+        self.world.order(command)
+
+    @rule()
+    def go_on(self) -> None:
+        """Most of the time nothing is paused."""
+        self.world.order(ContinueGeneration())
+        self.world.order(ResumeMemory())
+
     @rule()
     def advance(self) -> None:
         self.world.advance()
@@ -222,7 +248,9 @@ class SchedulerMachine(RuleBasedStateMachine):
             return
         for key in ("a", "b"):
             self._answer_grammar(key, is_ready=False)
+        self.go_on()
         self.world.drain()
+        assert len(self.world.answers) == self.world.num_commands, "a command has no answer"
         self.world.assert_idle()
         self._check_terminals()
         self._check_outputs()
