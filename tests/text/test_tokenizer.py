@@ -12,7 +12,18 @@ import pytest
 
 from runtime.actors.mailbox import Envelope
 from runtime.loading.vocabulary import Vocabulary
-from runtime.messages import Abort, Admit, CompileGrammar, Message, RequestFailed, Tokenize
+from runtime.messages import (
+    Abort,
+    Admit,
+    CompileGrammar,
+    DecodeTokens,
+    Done,
+    EncodeTexts,
+    Message,
+    Refused,
+    RequestFailed,
+    Tokenize,
+)
 from runtime.params import ChatPrompt, GrammarSpec, LogprobOptions, Prompt, SamplingParams, TextOptions, TextPrompt, TokenPrompt
 from runtime.text.chat_template import ChatTemplate
 from runtime.text.tokenizer import MAX_INLINE_CHARS, Tokenizer
@@ -274,3 +285,28 @@ def test_tools_reach_the_template() -> None:
     stage = Stage(BYTE_LEVEL)
     ids = stage.ids(chat({"role": "user", "content": ""}, tools=["abab"]))
     assert "abab" in BYTE_LEVEL.tokenizer.decode(ids)
+
+
+@pytest.mark.parametrize("text", ["hello", "hello " * MAX_INLINE_CHARS], ids=["inline", "on a thread"])
+def test_texts_are_encoded_and_decoded_for_whoever_asks(text: str) -> None:
+    async def test() -> None:
+        actor = Stage(replace(SENTENCEPIECE, adds_bos=True)).actor
+        actor._encoding._context_length = 10**6
+        with_bos = await actor.encode_texts(EncodeTexts(texts=(text, "")))
+        without = await actor.encode_texts(EncodeTexts(texts=(text,), add_special_tokens=False))
+        assert isinstance(with_bos, Done)
+        assert isinstance(without, Done)
+        assert with_bos.value[0][-len(without.value[0]) :] == without.value[0]
+        decoded = await actor.decode_tokens(DecodeTokens(token_ids=(tuple(without.value[0]), ())))
+        assert decoded.value == [text, ""]
+
+    asyncio.run(test())
+
+
+def test_what_can_not_be_encoded_is_refused_by_its_name() -> None:
+    async def test() -> None:
+        refused = await Stage().actor.encode_texts(EncodeTexts(texts=("\ud800",), param="text"))
+        assert isinstance(refused, Refused)
+        assert refused.failure.param == "text"
+
+    asyncio.run(test())
