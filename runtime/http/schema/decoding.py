@@ -38,6 +38,8 @@ UNREAD: Unread = msgspec.field(default_factory=lambda: NULL)
 """The default of such a field. As a factory, because descriptions of types can not show a default of its type."""
 
 MAX_COMPARED_BYTES = 4096
+MANY_BYTES = 64 * 2**10
+"""A smaller body does not make enough values for the collector to matter."""
 
 _T = TypeVar("_T")
 
@@ -45,6 +47,8 @@ _T = TypeVar("_T")
 def decode(body: bytes, kind: type[_T]) -> _T:
     """`body` as a `kind`. Raises `InvalidRequest` with `param` set wherever a field is to blame."""
     try:
+        if len(body) < MANY_BYTES:
+            return msgspec.json.decode(body, type=kind)
         with _collection_paused():
             return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
@@ -74,7 +78,7 @@ def decode_field(field: Unread, kind: type[_T], param: str, max_bytes: int) -> _
 
 
 def is_null(field: Unread) -> bool:
-    return bytes(memoryview(field)[:4]) == b"null"
+    return field is NULL or bytes(memoryview(field)[:4]) == b"null"
 
 
 def check_depth(value: Any, param: str) -> None:
