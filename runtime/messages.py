@@ -57,6 +57,13 @@ class Admit(Message, frozen=True, kw_only=True):
     arrived: float = 0.0
 
 
+class Tokenized(Message, frozen=True, kw_only=True):
+    """Tokenizer → Http: how long the prompt is, for replies that end before their first row."""
+
+    request_id: int
+    num_prompt_tokens: int
+
+
 AbortCause = Literal["disconnect", "stop_string", "deadline", "api", "restart"]
 
 

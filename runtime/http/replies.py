@@ -21,7 +21,7 @@ from runtime.errors import DeadlineExceeded, Overloaded, RequestError, Unavailab
 from runtime.http.failure import error_of
 from runtime.http.generation import Generation
 from runtime.http.reply import Bell, Reply
-from runtime.messages import Abort, AbortCause, RequestFailed, RequestStats, TextBatch, Tokenize
+from runtime.messages import Abort, AbortCause, RequestFailed, RequestStats, TextBatch, Tokenize, Tokenized
 
 log = logging.getLogger(__name__)
 
@@ -113,6 +113,12 @@ class Replies:
             reply.push(row, now)
             if row.finish is not None:
                 self._leave(reply, "aborted" if row.finish.type == "abort" else "finished")
+
+    def note_prompt(self, message: Tokenized) -> None:
+        """A prompt was encoded: a reply that ends in the queue can say how long it was."""
+        reply = self._open.get(message.request_id)
+        if reply is not None:
+            reply.note_prompt(message.num_prompt_tokens)
 
     def fail(self, failed: RequestFailed) -> None:
         """A request ended without a result somewhere in the pipeline."""

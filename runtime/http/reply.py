@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable
 from itertools import chain
 
+import msgspec
+
 from runtime.errors import RequestError
 from runtime.messages import AbortCause, Finish, TextRow, TokenLogprobs
 
@@ -122,6 +124,11 @@ class Reply:
         self._num_pending_tokens += len(row.token_ids)
         if row.finish is not None or self._num_pending_tokens >= self._bell.min_tokens:
             self._ring()
+
+    def note_prompt(self, num_prompt_tokens: int) -> None:
+        """The count is known before there is a row, which may come first or never."""
+        if self.first_row_at is None:
+            self._last_row = msgspec.structs.replace(self._last_row, num_prompt_tokens=num_prompt_tokens)
 
     def push_abort(self) -> None:
         """Add the last row of a request that was cancelled."""

@@ -24,6 +24,10 @@ INTER_TOKEN_BUCKETS_S = (
     *(0.002, 0.004, 0.006, 0.008, 0.01, 0.015, 0.02, 0.025, 0.03, 0.035, 0.04, 0.06, 0.08),
     *(0.1, 0.2, 0.4, 0.6, 0.8, 1, 2, 4, 6, 8),
 )
+QUEUE_BUCKETS_S = (
+    *(0, 0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 3, 4, 5, 10, 15, 20, 30, 40, 50, 60, 70, 80, 90),
+    *(100, 200, 300, 400, 500, 600, 700, 800, 900, 1000, 1200, 1400, 1600, 1800, 2000, 2500, 3000),
+)
 STEP_BUCKETS_S = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 FULL_TOKEN_USAGE = 0.9
 """Token usage that SGLang calls full utilization."""
@@ -70,6 +74,7 @@ class Registry(Collector):
         self._tpot = Histogram(TPOT_BUCKETS_S)
         self._e2e = Histogram(E2E_BUCKETS_S)
         self._inter_token = Histogram(INTER_TOKEN_BUCKETS_S)
+        self._queue = Histogram(QUEUE_BUCKETS_S)
         self._device = Histogram(STEP_BUCKETS_S)
         self._host = Histogram(STEP_BUCKETS_S)
 
@@ -83,6 +88,8 @@ class Registry(Collector):
         self._num_hit_tokens += stats.num_cached_tokens
         self._num_hit_candidates += stats.num_new_prompt_tokens
         self._num_retractions += stats.num_retracted
+        for queue_time_s in stats.queue_times_s:
+            self._queue.observe(queue_time_s)
         if stats.num_prefill_tokens or stats.num_decode_tokens:
             self._device.observe(stats.device_us / 1e6)
             self._host.observe(stats.host_us / 1e6)
@@ -129,6 +136,8 @@ class Registry(Collector):
         yield self._gauge("sglang:token_usage", "Used share of the KV cache, 0 to 1", usage)
         yield self._gauge("sglang:gen_throughput", "Generated tokens per second over the last seconds", self.gen_throughput)
         yield self._gauge("sglang:num_queue_reqs", "Requests in the waiting queue", step.num_queued if step else 0)
+        num_grammar_queued = step.num_grammar_queued if step else 0
+        yield self._gauge("sglang:num_grammar_queue_reqs", "Requests that wait for their grammar", num_grammar_queued)
         yield self._gauge("sglang:cache_hit_rate", "Share of prompt tokens found in the prefix cache since start", hit_rate)
         yield self._gauge("sglang:spec_accept_length", "Accepted length of speculative decoding; 0 without it", 0.0)
         yield self._gauge("sglang:max_total_num_tokens", "Tokens the KV cache can hold", num_total)
@@ -152,6 +161,7 @@ class Registry(Collector):
         yield self._histogram("sglang:time_per_output_token_seconds", "Mean time per token after the first", self._tpot)
         yield self._histogram("sglang:e2e_request_latency_seconds", "Time from arrival to end", self._e2e)
         yield self._histogram("sglang:inter_token_latency_seconds", "Time between tokens, once per token", self._inter_token)
+        yield self._histogram("sglang:queue_time_seconds", "Time from arrival to the first step", self._queue)
         yield self._histogram("callboard:step_device_seconds", "Time of a step inside the model and the sampler", self._device)
         yield self._histogram("callboard:step_host_seconds", "Time of a step spent around the model", self._host)
 

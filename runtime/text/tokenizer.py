@@ -2,7 +2,7 @@
 
 Owns the encoding of the last prompt, because the n choices of a request share one. Receives `Tokenize` and `Abort` from http,
 which also asks it to encode and decode texts; sends `Admit` and `Abort` to the scheduler in the order they came,
-`CompileGrammar` to grammar, and `RequestFailed` to http.
+`CompileGrammar` to grammar, and `Tokenized` or `RequestFailed` to http.
 A long prompt is encoded on a thread, so that the event loop goes on; what came after it waits, so order is kept.
 """
 
@@ -28,6 +28,7 @@ from runtime.messages import (
     Refused,
     RequestFailed,
     Tokenize,
+    Tokenized,
 )
 from runtime.params import GrammarSpec, Prompt
 from runtime.text.chat_template import ChatTemplate
@@ -122,6 +123,7 @@ class Tokenizer(Actor):
         if message.grammar is not None:
             grammar_key = key_of(message.grammar)
             self._grammar.tell(CompileGrammar(request_id=message.request_id, key=grammar_key, grammar=message.grammar))
+        self._http.tell(Tokenized(request_id=message.request_id, num_prompt_tokens=len(token_ids)))
         self._scheduler.tell(
             Admit(
                 request_id=message.request_id,

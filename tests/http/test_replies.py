@@ -25,6 +25,7 @@ from runtime.messages import (
     TextBatch,
     TextRow,
     Tokenize,
+    Tokenized,
 )
 from runtime.params import SamplingParams, TextOptions, TextPrompt
 
@@ -397,3 +398,29 @@ def test_busy_since_moves_only_when_the_table_was_empty() -> None:
         assert table.replies.busy_since == 200.0
 
     run(test)
+
+
+def test_a_request_that_ends_in_the_queue_knows_how_long_its_prompt_is() -> None:
+    async def run() -> None:
+        table = Table()
+        reply = table.submit()
+        table.replies.note_prompt(Tokenized(request_id=reply.request_id, num_prompt_tokens=41))
+        reply.cancel("api")
+        assert (await anext(reply)).num_prompt_tokens == 41
+        (stats,) = [envelope.message for envelope in table.metrics.clear()]
+        assert isinstance(stats, RequestStats)
+        assert stats.num_prompt_tokens == 41
+        table.replies.note_prompt(Tokenized(request_id=reply.request_id, num_prompt_tokens=41))
+
+    asyncio.run(run())
+
+
+def test_a_row_says_more_than_the_tokenizer() -> None:
+    async def run() -> None:
+        table = Table()
+        reply = table.submit()
+        table.text(reply, "a")
+        table.replies.note_prompt(Tokenized(request_id=reply.request_id, num_prompt_tokens=41))
+        assert reply.last_row.num_prompt_tokens == 7
+
+    asyncio.run(run())

@@ -13,7 +13,7 @@ Samples = dict[str, float]
 
 def step(**fields: Any) -> StepStats:
     zeros: dict[str, Any] = dict.fromkeys(StepStats.__struct_fields__, 0)
-    return StepStats(**(zeros | {"num_total_tokens": 100} | fields))
+    return StepStats(**(zeros | {"num_total_tokens": 100, "queue_times_s": ()} | fields))
 
 
 def ended(**fields: Any) -> RequestStats:

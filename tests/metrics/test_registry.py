@@ -13,6 +13,7 @@ GAUGES = (
     "sglang:token_usage",
     "sglang:gen_throughput",
     "sglang:num_queue_reqs",
+    "sglang:num_grammar_queue_reqs",
     "sglang:cache_hit_rate",
     "sglang:spec_accept_length",
     "sglang:max_total_num_tokens",
@@ -33,6 +34,10 @@ BUCKETS = {
     "sglang:e2e_request_latency_seconds": ".1 .25 .5 1 2 5 10 20 40 60 80 120 160",
     "sglang:inter_token_latency_seconds": (
         ".002 .004 .006 .008 .01 .015 .02 .025 .03 .035 .04 .06 .08 .1 .2 .4 .6 .8 1 2 4 6 8"
+    ),
+    "sglang:queue_time_seconds": (
+        "0 .001 .005 .01 .02 .05 .1 .2 .5 1 2 3 4 5 10 15 20 30 40 50 60 70 80 90"
+        " 100 200 300 400 500 600 700 800 900 1000 1200 1400 1600 1800 2000 2500 3000"
     ),
     "callboard:step_device_seconds": ".0001 .0002 .0005 .001 .002 .005 .01 .02 .05 .1 .2 .5 1 2 5",
     "callboard:step_host_seconds": ".0001 .0002 .0005 .001 .002 .005 .01 .02 .05 .1 .2 .5 1 2 5",
@@ -75,7 +80,7 @@ def test_gauges_show_the_last_step() -> None:
     assert samples["sglang:num_retracted_reqs"] == 1
     registry.record_step(step())
     samples = scraped(registry)
-    assert [samples[name] for name in GAUGES] == [0, 0, 0, 0, 0, 0, 0, 100, 0, 0]
+    assert [samples[name] for name in GAUGES] == [0, 0, 0, 0, 0, 0, 0, 0, 100, 0, 0]
     assert samples["callboard:retractions_total"] == 1
 
 
@@ -141,3 +146,12 @@ def test_a_report_without_tokens_is_no_step() -> None:
 
 def test_a_label_value_may_hold_anything() -> None:
     assert b'model_name="a\\"b\\\\c\\nd"' in Registry('a"b\\c\nd').expose()
+
+
+def test_waiting_is_counted_for_each_new_sequence() -> None:
+    registry = Registry("the-model")
+    registry.record_step(step(queue_times_s=(0.3, 2.5), num_grammar_queued=4, num_queued=6))
+    samples = scraped(registry)
+    assert samples["sglang:num_grammar_queue_reqs"] == 4
+    assert (samples["sglang:queue_time_seconds_count"], samples["sglang:queue_time_seconds_sum"]) == (2, 2.8)
+    assert samples["sglang:queue_time_seconds_bucket{1.0}"] == 1

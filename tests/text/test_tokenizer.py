@@ -23,6 +23,7 @@ from runtime.messages import (
     Refused,
     RequestFailed,
     Tokenize,
+    Tokenized,
 )
 from runtime.params import ChatPrompt, GrammarSpec, LogprobOptions, Prompt, SamplingParams, TextOptions, TextPrompt, TokenPrompt
 from runtime.text.chat_template import ChatTemplate
@@ -71,9 +72,9 @@ class Stage:
 
     def ids(self, prompt: Prompt) -> tuple[int, ...]:
         self.receive(tokenize(prompt))
-        assert self.http.take() == []
         (admit,) = self.scheduler.take()
         assert isinstance(admit, Admit)
+        assert self.http.take() == [Tokenized(request_id=1, num_prompt_tokens=len(admit.token_ids))]
         return admit.token_ids
 
     def failure(self, prompt: Prompt, max_new_tokens: int | None = None) -> tuple[int, str | None, str | None, str]:
