@@ -1,8 +1,8 @@
 """The Http actor: receives what the pipeline says about open requests and hands it to the table of replies.
 
 Receives Tokenized, TextBatch, RequestFailed, EngineLost and PeerRestarted; sends nothing itself. It has no state, so that it
-can be restarted at any time; the replies live in `Replies`, which the composition root owns. Draining is not its business either: a
-handler that waited for the last request would keep the results of that request out of its own mailbox.
+can be restarted at any time; the replies live in `Replies`, which the composition root owns. Draining is not its business
+either: a handler that waited for the last request would keep the results of that request out of its own mailbox.
 """
 
 from __future__ import annotations
