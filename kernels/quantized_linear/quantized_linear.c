@@ -1,24 +1,29 @@
 /* Linear layers with 4-bit or 8-bit weights: activations are rounded to 8 or 16 bits in blocks of 32, products are exact integers.
  *
  * Weights lie in tiles of 16 outputs, a block of 32 inputs at a time, in the order the dot-product instruction wants them (see
- * packing.py). A tile's block is unpacked into registers once and meets a panel of up to MOST_ROWS rows there. A row's sum
+ * packing.py). A tile's block is unpacked into registers once and meets a panel of up to PANEL_ROWS rows there. A row's sum
  * runs over the blocks in order, whatever rows are beside it and whoever computes it: the result has the same bits in every batch.
+ *
+ * What bounds it is the multipliers. Zen 4 starts one 512-bit product a cycle, integer or float alike: eight for a block of 16
+ * outputs and a row, one more for the scale and half of one for the minimum. Everything else goes to other units.
  */
 #include <stdlib.h>
 
 #include "../parallel.h"
+#include "weights.h"
 
-#define BLOCK 32
-#define GROUPS (BLOCK / 4) /* inputs go by in fours */
+/* How many rows' sums grow side by side: each waits four cycles for itself. Written out they need 32 registers; with fewer, the
+ * loops stay loops, which compile in seconds. */
 #if defined(__AVX512F__)
-#define MOST_ROWS 8 /* their sums, the weights and what is between fill 32 registers */
+#define MOST_ABREAST 8
+#define WRITTEN_OUT 1
 #else
-#define MOST_ROWS 4
+#define MOST_ABREAST 4
+#define WRITTEN_OUT 0
 #endif
-#define ROWS_ABREAST 4
-#define ROWS_PER_TASK 64
-#define AHEAD_BYTES 2048 /* how far to ask for weights before their use */
-#define OPERATIONS_PER_TASK 200000 /* about 2 us */
+#define PANEL_ROWS 32
+#define NUM_LEVELS 4
+#define OPERATIONS_PER_TASK 200000 /* about 1 us */
 
 /* As SLOTS in __init__.py lays it out. Strides in bytes. */
 struct linear {
@@ -34,160 +39,54 @@ struct linear {
     int64_t x_bits; /* 8, or 16: two bytes that are multiplied one after the other */
 };
 
-/* Rounded activations lie in panels of up to MOST_ROWS rows that are multiplied together. For each block of inputs a panel has
- * the int8 of its rows (with 16 bits the high bytes of all rows, then their low bytes, signed too: 256 * high + low), then for
- * each row a scale (x is about scale * integer), a total (scale * the sum of the integers) and an offset (-zero_point * that sum).
- */
-INLINE int64_t row_block_bytes(int wide) { return (wide ? 2 : 1) * BLOCK + 12; }
-
-struct activations {
+struct product {
     const struct linear *linear;
-    char *panels;
-    int64_t num_blocks, num_tiles, tiles_per_task, rows_per_task, num_row_tasks;
+    struct quad *quads; /* [panels][blocks][quads of the panel][1, or 2 with 16 bits] */
+    int64_t num_blocks, num_tiles, tiles_per_task, num_panels;
 };
 
-/* One row's place in its panel at one block, and what stands there. */
-struct place {
-    int8_t *quants, *low_quants; /* the second only with 16 bits */
-    float *scale, *total;
-    int32_t *offset;
+/* The rows that meet a tile together. */
+struct panel {
+    const struct quad *quads;
+    int64_t row, num_rows, num_quads; /* its first row; its rows; quads between two blocks */
 };
 
-INLINE struct place place_of(char *panel, int64_t block, int64_t row, int64_t num_rows, int wide) {
-    char *at = panel + block * num_rows * row_block_bytes(wide);
-    float *values = (float *)(at + (wide ? 2 : 1) * num_rows * BLOCK);
-    int8_t *quants = (int8_t *)at + row * BLOCK;
-    return (struct place){quants, quants + num_rows * BLOCK, values + row, values + num_rows + row,
-                          (int32_t *)(values + 2 * num_rows) + row};
+INLINE struct panel panel_at(const struct product *product, int64_t index, int wide) {
+    int64_t row = index * PANEL_ROWS, num_rows = least(PANEL_ROWS, product->linear->num_rows - row);
+    return (struct panel){product->quads + row / QUAD_ROWS * product->num_blocks * (1 + wide), row, num_rows,
+                          round_up(num_rows, QUAD_ROWS) / QUAD_ROWS * (1 + wide)};
 }
 
-/* Rows of the panel that starts with `num_left` rows to go. Only these sizes are compiled. */
-INLINE int64_t panel_rows(int64_t num_left) {
-    return num_left >= MOST_ROWS ? MOST_ROWS : least(num_left, 4);
-}
-
-INLINE char *panel_at(const struct activations *x, int64_t row, int wide) {
-    return x->panels + row * x->num_blocks * row_block_bytes(wide);
-}
-
-INLINE f32x16 floats_of_halves(const uint16_t *halves) {
-#if defined(__AVX512F__)
-    return (f32x16)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)halves));
-#else
-    u16x16 bits;
-    memcpy(&bits, halves, sizeof bits);
-    u32x16 wide = __builtin_convertvector(bits, u32x16);
-    u32x16 magnitude = (wide & 0x7fff) << 13, sign = (wide & 0x8000) << 16;
-    f32x16 value = (f32x16)magnitude * 5.192296858534828e33f; /* 2^112 moves the exponent, and makes subnormals normal */
-    return (f32x16)((u32x16)value | sign);
-#endif
-}
-
-/* The nearest integers; |x| < 2^22. */
-INLINE i32x16 nearest(f32x16 x) {
-#if defined(__AVX512F__)
-    return (i32x16)_mm512_cvtps_epi32((__m512)x);
-#else
-    const f32x16 shift = broadcast(12582912.0f); /* 1.5 * 2^23 */
-    return (i32x16)(x + shift) - (i32x16)shift;
-#endif
-}
-
-INLINE void store_bytes(int8_t *to, i32x16 integers) {
-#if defined(__AVX512F__)
-    _mm_storeu_si128((__m128i *)to, _mm512_cvtepi32_epi8((__m512i)integers));
-#else
-    for (int i = 0; i < LANES; i++) to[i] = (int8_t)integers[i];
-#endif
-}
-
-INLINE int32_t sum_of_integers(i32x16 integers) {
-#if defined(__AVX512F__)
-    return _mm512_reduce_add_epi32((__m512i)integers);
-#else
-    int32_t sum = 0;
-    for (int i = 0; i < LANES; i++) sum += integers[i];
-    return sum;
-#endif
-}
-
-/* Rounds 16 floats to integers of 8 or 16 bits and stores their bytes from `offset` on; returns the integers. */
-INLINE i32x16 round_half(f32x16 x, struct place place, int64_t offset, int wide) {
-    i32x16 integers = nearest(x);
-    if (wide) {
-        i32x16 high = (integers + 128) >> 8;
-        store_bytes(place.quants + offset, high);
-        store_bytes(place.low_quants + offset, integers - (high << 8));
-    } else {
-        store_bytes(place.quants + offset, integers);
-    }
-    return integers;
-}
-
-INLINE void quantize_row(const struct activations *to, int64_t row, char *panel, int64_t panel_row, int64_t num_rows, int bf16,
-                         int wide) {
-    const float limit = wide ? 32512.0f : 127.0f; /* 127 * 256: the high byte of the largest is 127 */
-    const char *x = to->linear->x + row * to->linear->x_stride;
-    for (int64_t block = 0; block < to->num_blocks; block++) {
-        struct place place = place_of(panel, block, panel_row, num_rows, wide);
-        f32x16 low = load(x, block * BLOCK, bf16), high = load(x, block * BLOCK + LANES, bf16);
-        float peak = largest_lane(larger(larger(low, -low), larger(high, -high)));
-        float inverse = peak > 0.0f ? limit / peak : 0.0f;
-        i32x16 integers = round_half(low * inverse, place, 0, wide);
-        int32_t sum = sum_of_integers(integers + round_half(high * inverse, place, LANES, wide));
-        *place.scale = peak / limit;
-        *place.total = *place.scale * (float)sum;
-        *place.offset = (int32_t)-to->linear->zero_point * sum;
+INLINE void round_rows(const struct product *product, int64_t begin, int64_t end, int bf16, int wide) {
+    const struct linear *linear = product->linear;
+    int64_t zero_point = linear->minima ? MIDDLE : linear->zero_point;
+    for (int64_t row = begin; row < end; row++) {
+        struct panel panel = panel_at(product, row / PANEL_ROWS, wide);
+        int64_t in_panel = row - panel.row;
+        round_row(linear->x + row * linear->x_stride, product->num_blocks,
+                  (struct quad *)panel.quads + in_panel / QUAD_ROWS * (1 + wide), panel.num_quads, (int)(in_panel % QUAD_ROWS),
+                  zero_point, bf16, wide);
     }
 }
 
-/* Items are spans of MOST_ROWS rows: a whole number of panels. */
-INLINE void quantize_rows(const struct activations *to, int64_t begin, int64_t end, int bf16, int wide) {
-    int64_t row = begin * MOST_ROWS, end_row = least(end * MOST_ROWS, to->linear->num_rows);
-    while (row < end_row) {
-        int64_t num_rows = panel_rows(end_row - row);
-        char *panel = panel_at(to, row, wide);
-        for (int64_t r = 0; r < num_rows; r++) quantize_row(to, row + r, panel, r, num_rows, bf16, wide);
-        row += num_rows;
-    }
-}
-
-static void quantize_spans(const void *context, int64_t begin, int64_t end) {
-    const struct activations *to = context;
-    int bf16 = (int)to->linear->x_bf16;
-    if (to->linear->x_bits == 16)
-        bf16 ? quantize_rows(to, begin, end, 1, 1) : quantize_rows(to, begin, end, 0, 1);
+static void round_activations(const void *context, int64_t begin, int64_t end) {
+    const struct product *product = context;
+    int bf16 = (int)product->linear->x_bf16;
+    if (product->linear->x_bits == 16)
+        bf16 ? round_rows(product, begin, end, 1, 1) : round_rows(product, begin, end, 0, 1);
     else
-        bf16 ? quantize_rows(to, begin, end, 1, 0) : quantize_rows(to, begin, end, 0, 0);
-}
-
-/* A block of one tile, four bytes of each of 16 outputs to a register. */
-struct weights {
-    i32x16 groups[GROUPS];
-};
-
-INLINE struct weights unpack(const uint8_t *quants, int64_t bits) {
-    struct weights weights;
-    if (bits == 8) {
-        memcpy(&weights, quants, sizeof weights);
-        return weights;
-    }
-    for (int g = 0; g < GROUPS / 2; g++) { /* low nibbles hold groups 0 to 3, high ones groups 4 to 7 */
-        u32x16 both;
-        memcpy(&both, quants + 64 * g, sizeof both);
-        weights.groups[g] = (i32x16)(both & 0x0f0f0f0f);
-        weights.groups[g + GROUPS / 2] = (i32x16)((both >> 4) & 0x0f0f0f0f);
-    }
-    return weights;
+        bf16 ? round_rows(product, begin, end, 1, 0) : round_rows(product, begin, end, 0, 0);
 }
 
 /* sum[i] += the four unsigned bytes of w[i] times the four signed bytes at x. */
-INLINE i32x16 dot_four(i32x16 sum, i32x16 w, const int8_t *x, int64_t bits) {
+INLINE i32x16 dot_four(i32x16 sum, i32x16 w, const int8_t *x, int bits) {
     int32_t four;
     memcpy(&four, x, sizeof four);
 #if defined(__AVX512VNNI__)
     (void)bits;
-    return (i32x16)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)w, _mm512_set1_epi32(four));
+    /* GCC 12 would broadcast to a register first, and registers are what limits how far the CPU looks ahead. */
+    __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(w), "m"(*(const int32_t(*)[1])x));
+    return sum;
 #elif defined(__AVX2__)
     const __m256i ones = _mm256_set1_epi16(1), all = _mm256_set1_epi32(four);
     __m256i halves[2], sums[2];
@@ -211,6 +110,103 @@ INLINE i32x16 dot_four(i32x16 sum, i32x16 w, const int8_t *x, int64_t bits) {
 #endif
 }
 
+/* sum + the minima of two blocks times their totals, pairs of bfloats. */
+INLINE f32x16 add_pair(f32x16 sum, u32x16 minima, uint32_t totals) {
+#if defined(__AVX512BF16__)
+    return (f32x16)_mm512_dpbf16_ps((__m512)sum, (__m512bh)minima, (__m512bh)_mm512_set1_epi32((int)totals));
+#else
+    u32x16 both = (u32x16){0} + totals;
+    sum = multiply_add((f32x16)(minima << 16), (f32x16)(both << 16), sum);
+    return multiply_add((f32x16)(minima & 0xffff0000), (f32x16)(both & 0xffff0000), sum);
+#endif
+}
+
+/* Where a loop is written out, what it indexes stays in registers with every compiler. */
+#define EIGHT_TIMES(what) what(0) what(1) what(2) what(3) what(4) what(5) what(6) what(7)
+
+/* Rows side by side: row r is quads[r / 4 * step]'s row `first` + r % 4. `count` is a constant. */
+struct rows {
+    const struct quad *quads;
+    int first, count, step;
+};
+
+/* Their integer sums. */
+struct dots {
+    i32x16 rows[8];
+};
+
+INLINE void dot_group(struct dots *dots, i32x16 weights, struct rows rows, int group, int bits) {
+#define DOT(r)        \
+    if (r < rows.count) \
+        dots->rows[r] = dot_four(dots->rows[r], weights,                                                                \
+                                 rows.quads[r / 4 * rows.step].integers[rows.first + r % 4] + 4 * group, bits);
+    EIGHT_TIMES(DOT)
+}
+
+INLINE struct dots dot_rows(const struct weights *weights, struct rows rows, int bits) {
+    struct dots dots;
+#define START(r) \
+    if (r < rows.count) dots.rows[r] = (i32x16){0} + rows.quads[r / 4 * rows.step].starts[rows.first + r % 4];
+#define GROUP(g) dot_group(&dots, weights->groups[g], rows, g, bits);
+    EIGHT_TIMES(START)
+    if (WRITTEN_OUT) {
+        EIGHT_TIMES(GROUP)
+    } else {
+        for (int g = 0; g < GROUPS; g++) GROUP(g)
+    }
+    return dots;
+}
+
+/* The weights' scale times a level: made before for many rows, or now for few. The same bits. */
+INLINE f32x16 scale_at(const struct weights *weights, float level, const f32x16 *levels) {
+    uint32_t bits;
+    memcpy(&bits, &level, sizeof bits);
+    return levels ? levels[(bits >> 21) % NUM_LEVELS] : weights->scale * level;
+}
+
+/* Adds a block of row r to its sum. */
+INLINE f32x16 add_block(f32x16 sum, f32x16 value, const struct weights *weights, const struct quad *quad, int r,
+                        const f32x16 *levels, int minima, int wide) {
+    sum = multiply_add(value, scale_at(weights, quad->levels[r], levels), sum);
+    if (!minima) return sum;
+    if (!wide) return add_pair(sum, weights->minima, quad->totals[r]);
+    return multiply_add((f32x16)((u32x16){0} + quad->totals[r]), (f32x16)weights->minima, sum);
+}
+
+/* Rows against a block. levels: see scale_at. minima: whether to add any. */
+INLINE void multiply_rows(const struct weights *weights, struct rows rows, f32x16 *sums, const f32x16 *levels, int bits, int minima,
+                          int wide) {
+    struct dots highs, dots;
+    if (wide) highs = dot_rows(weights, rows, bits);
+    rows.quads += wide;
+    dots = dot_rows(weights, rows, bits);
+#define ADD(r)                                                                                      \
+    if (r < rows.count) {                                                                           \
+        const struct quad *quad = rows.quads + r / 4 * rows.step;                                   \
+        f32x16 value = (f32x16)dots.rows[r] - quad->ends[rows.first + r % 4];                       \
+        if (wide) value += (f32x16)highs.rows[r] - quad[-1].ends[rows.first + r % 4];               \
+        sums[r] = add_block(sums[r], value, weights, quad, rows.first + r % 4, levels, minima, wide); \
+    }
+    EIGHT_TIMES(ADD)
+}
+
+INLINE void multiply_panel(const struct weights *weights, const struct quad *quads, int64_t num_rows, f32x16 *sums,
+                           const f32x16 *levels, int bits, int minima, int wide) {
+    const int step = 1 + wide, most = wide ? 4 : MOST_ABREAST; /* with 16 bits a row has two sums */
+    int64_t row = 0;
+    for (; row + most <= num_rows; row += most, quads += most / QUAD_ROWS * step)
+        multiply_rows(weights, (struct rows){quads, 0, most, step}, sums + row, levels, bits, minima, wide);
+    if (most > 4 && row + 4 <= num_rows) {
+        multiply_rows(weights, (struct rows){quads, 0, 4, step}, sums + row, levels, bits, minima, wide);
+        row += 4, quads += step;
+    }
+    int first = 0;
+    for (; WRITTEN_OUT && row + 2 <= num_rows; first += 2, row += 2)
+        multiply_rows(weights, (struct rows){quads, first, 2, step}, sums + row, levels, bits, minima, wide);
+    for (; row < num_rows; first++, row++)
+        multiply_rows(weights, (struct rows){quads, first, 1, step}, sums + row, levels, bits, minima, wide);
+}
+
 INLINE void store_outputs(const struct linear *linear, int64_t row, int64_t column, f32x16 sum) {
     int64_t count = least(LANES, linear->num_outputs - column);
     char *out = linear->out + row * linear->num_outputs * (linear->out_bf16 ? 2 : 4);
@@ -221,98 +217,102 @@ INLINE void store_outputs(const struct linear *linear, int64_t row, int64_t colu
         store_some(out, column, count, sum, (int)linear->out_bf16);
 }
 
-/* One block of a tile against rows `first` to `first + count` of a panel, side by side as each sum waits for itself. */
-INLINE void multiply_block(const struct weights *weights, f32x16 scale, f32x16 low, char *panel, int64_t block, int first,
-                           int count, int num_rows, f32x16 *sums, int64_t bits, int minima, int wide) {
-    i32x16 dots[ROWS_ABREAST], lows[ROWS_ABREAST];
-    for (int r = 0; r < count; r++) {
-        i32x16 offset = (i32x16){0} + *place_of(panel, block, first + r, num_rows, wide).offset;
-        dots[r] = wide ? (i32x16){0} : offset;
-        lows[r] = offset;
-    }
-    for (int g = 0; g < GROUPS; g++)
-        for (int r = 0; r < count; r++) {
-            struct place place = place_of(panel, block, first + r, num_rows, wide);
-            dots[r] = dot_four(dots[r], weights->groups[g], place.quants + 4 * g, bits);
-            if (wide) lows[r] = dot_four(lows[r], weights->groups[g], place.low_quants + 4 * g, bits);
-        }
-    for (int r = 0; r < count; r++) {
-        struct place place = place_of(panel, block, first + r, num_rows, wide);
-        if (wide) dots[r] = (dots[r] << 8) + lows[r]; /* below 2^29 */
-        f32x16 *sum = sums + first + r;
-        *sum = multiply_add(__builtin_convertvector(dots[r], f32x16) * *place.scale, scale, *sum);
-        if (minima) *sum = multiply_add(broadcast(*place.total), low, *sum);
-    }
+INLINE struct tile tile_at(const struct product *product, int64_t index, int bits) {
+    const struct linear *linear = product->linear;
+    int64_t block = index * product->num_blocks;
+    return (struct tile){linear->quants + block * BLOCK * LANES * bits / 8, linear->scales + block * LANES,
+                         linear->minima ? linear->minima + block * LANES : NULL};
 }
 
-/* A panel of `num_rows` rows (a constant), the first of them `row`, against one tile. */
-INLINE void multiply_panel(const struct activations *x, int64_t tile, int64_t row, int num_rows, int64_t bits, int minima,
-                           int wide) {
-    const struct linear *linear = x->linear;
-    int64_t num_blocks = x->num_blocks, block_bytes = bits * BLOCK * LANES / 8;
-    const uint8_t *quants = linear->quants + tile * num_blocks * block_bytes;
-    const uint16_t *scales = linear->scales + tile * num_blocks * LANES, *lows = linear->minima + tile * num_blocks * LANES;
-    char *panel = panel_at(x, row, wide);
-    f32x16 sums[MOST_ROWS];
-    for (int r = 0; r < num_rows; r++) sums[r] = broadcast(0.0f);
-    for (int64_t block = 0; block < num_blocks; block++) {
-        for (int64_t i = 0; i < block_bytes; i += 64) __builtin_prefetch(quants + block * block_bytes + AHEAD_BYTES + i);
-        struct weights weights = unpack(quants + block * block_bytes, bits);
-        f32x16 scale = floats_of_halves(scales + block * LANES);
-        f32x16 low = minima ? floats_of_halves(lows + block * LANES) : scale;
-        for (int r = 0; r < num_rows; r += ROWS_ABREAST)
-            multiply_block(&weights, scale, low, panel, block, r, num_rows - r < ROWS_ABREAST ? num_rows - r : ROWS_ABREAST,
-                           num_rows, sums, bits, minima, wide);
+/* A tile against many rows, whose sums are in memory: one load and one store for eight products. */
+INLINE void multiply_many(const struct product *product, int64_t index, struct panel panel, int bits, int minima, int wide) {
+    struct tile tile = tile_at(product, index, bits);
+    f32x16 sums[PANEL_ROWS], levels[NUM_LEVELS];
+    struct weights weights = {0};
+    for (int64_t r = 0; r < panel.num_rows; r++) sums[r] = broadcast(0.0f);
+    for (int64_t block = 0; block < product->num_blocks; block++, panel.quads += panel.num_quads) {
+        int half = (int)(block % 2), last = half || block == product->num_blocks - 1;
+        unpack(&weights, &tile, block, half, bits, minima, wide);
+        for (int level = 0; level < NUM_LEVELS; level++) levels[level] = weights.scale * (1.0f + 0.25f * (float)level);
+        multiply_panel(&weights, panel.quads, panel.num_rows, sums, levels, bits, minima && (wide || last), wide);
     }
-    for (int r = 0; r < num_rows; r++) store_outputs(linear, row + r, tile * LANES, sums[r]);
+    for (int64_t r = 0; r < panel.num_rows; r++) store_outputs(product->linear, panel.row + r, index * LANES, sums[r]);
 }
 
-INLINE void multiply_rows(const struct activations *x, int64_t tile, int64_t row, int64_t end_row, int64_t bits, int minima,
-                          int wide) {
-    for (; row + MOST_ROWS <= end_row; row += MOST_ROWS) multiply_panel(x, tile, row, MOST_ROWS, bits, minima, wide);
-    while (row < end_row) {
-        int64_t num_rows = panel_rows(end_row - row);
-        switch (num_rows) {
-        case 4: multiply_panel(x, tile, row, 4, bits, minima, wide); break;
-        case 3: multiply_panel(x, tile, row, 3, bits, minima, wide); break;
-        case 2: multiply_panel(x, tile, row, 2, bits, minima, wide); break;
-        case 1: multiply_panel(x, tile, row, 1, bits, minima, wide); break;
-        }
-        row += num_rows;
-    }
+/* A block against up to four rows, a constant. half: which of its pair the block is; last: whether it is the last of the pair,
+ * with which minima are added if activations have 8 bits. */
+INLINE void multiply_block(struct weights *weights, const struct tile *tile, const struct panel *panel, int64_t block, int half,
+                           int last, f32x16 *sums, int count, int bits, int minima, int wide) {
+    unpack(weights, tile, block, half, bits, minima, wide);
+    struct rows rows = {panel->quads + block * (1 + wide), 0, count, 1 + wide};
+    multiply_rows(weights, rows, sums, NULL, bits, minima && (wide || last), wide);
 }
 
-INLINE void multiply_tiles(const struct activations *x, int64_t begin, int64_t end, int wide) {
+/* A tile against up to four rows, a constant, whose sums are in registers. */
+INLINE void multiply_few(const struct product *product, int64_t index, struct panel panel, int count, int bits, int minima,
+                         int wide) {
+    struct tile tile = tile_at(product, index, bits);
+    f32x16 sums[4] = {{0}};
+    struct weights weights = {0};
+    int64_t block = 0;
+    for (; block + 1 < product->num_blocks; block += 2) {
+        multiply_block(&weights, &tile, &panel, block, 0, 0, sums, count, bits, minima, wide);
+        multiply_block(&weights, &tile, &panel, block + 1, 1, 1, sums, count, bits, minima, wide);
+    }
+    if (block < product->num_blocks) multiply_block(&weights, &tile, &panel, block, 0, 1, sums, count, bits, minima, wide);
+#define STORE(r) \
+    if (r < count) store_outputs(product->linear, panel.row + r, index * LANES, sums[r]);
+    STORE(0) STORE(1) STORE(2) STORE(3)
+}
+
+INLINE void multiply_tile(const struct product *product, int64_t index, struct panel panel, int bits, int minima, int wide) {
+    if (WRITTEN_OUT && panel.num_rows == 1)
+        multiply_few(product, index, panel, 1, bits, minima, wide);
+    else if (WRITTEN_OUT && panel.num_rows == 2)
+        multiply_few(product, index, panel, 2, bits, minima, wide);
+    else if (WRITTEN_OUT && panel.num_rows == 4)
+        multiply_few(product, index, panel, 4, bits, minima, wide);
+    else
+        multiply_many(product, index, panel, bits, minima, wide);
+}
+
+INLINE void multiply_tiles(const struct product *product, int64_t begin, int64_t end, int wide) {
     for (int64_t item = begin; item < end; item++) {
-        int64_t first = item / x->num_row_tasks * x->tiles_per_task, last = least(first + x->tiles_per_task, x->num_tiles);
-        int64_t row = item % x->num_row_tasks * x->rows_per_task, end_row = least(row + x->rows_per_task, x->linear->num_rows);
-        for (int64_t tile = first; tile < last; tile++)
-            if (x->linear->bits == 8)
-                multiply_rows(x, tile, row, end_row, 8, 0, wide);
-            else if (x->linear->minima)
-                multiply_rows(x, tile, row, end_row, 4, 1, wide);
+        struct panel panel = panel_at(product, item % product->num_panels, wide);
+        int64_t tile = item / product->num_panels * product->tiles_per_task;
+        for (int64_t last = least(tile + product->tiles_per_task, product->num_tiles); tile < last; tile++)
+            if (product->linear->bits == 8)
+                multiply_tile(product, tile, panel, 8, 0, wide);
+            else if (product->linear->minima)
+                multiply_tile(product, tile, panel, 4, 1, wide);
             else
-                multiply_rows(x, tile, row, end_row, 4, 0, wide);
+                multiply_tile(product, tile, panel, 4, 0, wide);
     }
 }
 
 static void multiply(const void *context, int64_t begin, int64_t end) {
-    const struct activations *x = context;
-    x->linear->x_bits == 16 ? multiply_tiles(x, begin, end, 1) : multiply_tiles(x, begin, end, 0);
+    const struct product *product = context;
+    product->linear->x_bits == 16 ? multiply_tiles(product, begin, end, 1) : multiply_tiles(product, begin, end, 0);
+}
+
+/* Tiles by twos, so that with bfloat16 outputs two threads seldom write to one line of the cache. */
+INLINE int64_t tiles_per_task(const struct linear *linear) {
+    int64_t operations = least(linear->num_rows, PANEL_ROWS) * linear->num_inputs * LANES;
+    return round_up(most(1, OPERATIONS_PER_TASK / most(1, operations)), 2);
 }
 
 /* Returns 0, or 1 when there is no memory for the rounded activations. */
 EXPORT int64_t callboard_quantized_linear(const struct linear *linear) {
-    int64_t num_rows = linear->num_rows, num_blocks = linear->num_inputs / BLOCK;
-    struct activations x = {.linear = linear, .num_blocks = num_blocks, .num_tiles = (linear->num_outputs + LANES - 1) / LANES};
-    x.panels = malloc((size_t)(num_rows * num_blocks * row_block_bytes(linear->x_bits == 16)) + 1);
-    if (!x.panels) return 1;
-    int64_t num_spans = (num_rows + MOST_ROWS - 1) / MOST_ROWS;
-    parallel(quantize_spans, &x, num_spans, most(1, 16384 / (MOST_ROWS * most(linear->num_inputs, 1))));
-    x.rows_per_task = least(num_rows, ROWS_PER_TASK);
-    x.num_row_tasks = (num_rows + ROWS_PER_TASK - 1) / ROWS_PER_TASK;
-    x.tiles_per_task = most(1, OPERATIONS_PER_TASK / most(1, x.rows_per_task * linear->num_inputs * LANES));
-    parallel(multiply, &x, (x.num_tiles + x.tiles_per_task - 1) / x.tiles_per_task * x.num_row_tasks, 1);
-    free(x.panels);
+    struct product product = {.linear = linear, .num_blocks = linear->num_inputs / BLOCK};
+    product.num_tiles = (linear->num_outputs + LANES - 1) / LANES;
+    product.num_panels = (linear->num_rows + PANEL_ROWS - 1) / PANEL_ROWS;
+    product.tiles_per_task = tiles_per_task(linear);
+    int64_t num_quads = round_up(linear->num_rows, QUAD_ROWS) / QUAD_ROWS * product.num_blocks * (linear->x_bits == 16 ? 2 : 1);
+    product.quads = aligned_alloc(64, (size_t)most(1, num_quads) * sizeof(struct quad));
+    if (!product.quads) return 1;
+    parallel(round_activations, &product, linear->num_rows, most(1, 16384 / most(linear->num_inputs, 1)));
+    int64_t num_spans = (product.num_tiles + product.tiles_per_task - 1) / product.tiles_per_task;
+    parallel(multiply, &product, num_spans * product.num_panels, 1);
+    free(product.quads);
     return 0;
 }

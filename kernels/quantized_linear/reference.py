@@ -9,15 +9,22 @@ from torch.nn import functional
 from kernels.quantized_linear.packing import BLOCK, PackedWeight, unpack_rows
 
 LIMITS = {8: 127.0, 16: 127.0 * 256}  # the largest integer for so many bits
+BETWEEN_LEVELS = (1 << 21) - 1  # a float's last bits, those that a scale does not have
+LOWEST_SCALE = 2.0**-100
+MIDDLE = 8  # of 4-bit quants
 
 
-def round_activations(x: Tensor, bits: int) -> Tensor:
-    """x [rows, inputs] rounded to integers in blocks of 32 and widened again: what the kernel multiplies. float32."""
-    limit = LIMITS[bits]
+def round_activations(x: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """x [rows, inputs] in blocks of 32 as integers [rows, blocks, 32] and scales [rows, blocks, 1], both float32.
+
+    A scale is the least 1, 1.25, 1.5 or 1.75 times a power of two that takes the block into `bits` bits: the product needs
+    no multiplication for the power, and few different ones for the rest.
+    """
     blocks = x.float().reshape(x.shape[0], x.shape[1] // BLOCK, BLOCK)
     peaks = blocks.abs().amax(dim=-1, keepdim=True)
-    inverse = torch.where(peaks > 0, torch.full_like(peaks, limit) / peaks, 0.0)  # a division, not a product with a reciprocal
-    return ((blocks * inverse).round() * (peaks / limit)).flatten(1)
+    raised = (peaks / LIMITS[bits]).view(torch.int32) + BETWEEN_LEVELS
+    scales = (raised & ~BETWEEN_LEVELS).view(torch.float32).clamp(min=LOWEST_SCALE)
+    return (blocks * (1 / scales)).round(), scales
 
 
 def quantized_linear(
@@ -25,6 +32,20 @@ def quantized_linear(
 ) -> Tensor:
     """See `kernels.quantized_linear.quantized_linear`."""
     weight = unpack_rows(packed, torch.arange(packed.num_outputs))  # [outputs, inputs]
-    return functional.linear(round_activations(x, activation_bits), weight, None if bias is None else bias.float()).to(
-        out_dtype
-    )
+    integers, scales = round_activations(x, activation_bits)
+    if packed.minima is None or activation_bits == 16:
+        product = functional.linear((integers * scales).flatten(1), weight)
+    else:
+        minima = _minima(packed)  # [outputs, blocks]
+        centred = weight - minima.repeat_interleave(BLOCK, dim=1)
+        totals = (scales * integers.sum(dim=-1, keepdim=True)).squeeze(-1)  # [rows, blocks]
+        product = functional.linear((integers * scales).flatten(1), centred)
+        product = product + functional.linear(totals.bfloat16().float(), minima.bfloat16().float())
+    return (product if bias is None else product + bias.float()).to(out_dtype)
+
+
+def _minima(packed: PackedWeight) -> Tensor:
+    """What weights have beside scale * (quant - 8): [outputs, blocks] float32. It is small, and bfloat16 will do for it."""
+    assert packed.minima is not None
+    minima = packed.minima.float() + MIDDLE * packed.scales.float()  # [tiles, blocks, 16]
+    return minima.transpose(1, 2).flatten(0, 1)[: packed.num_outputs]

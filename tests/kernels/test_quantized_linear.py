@@ -89,10 +89,12 @@ def test_extreme_quants_are_exact(compiled, bits, seeded):
     for weight_bits, fill in ((8, 1.0), (8, -1.0), (4, 1.0), (4, -1.0)):
         weight = torch.full((16, 64), fill)
         weight[:, 0] = -fill
-        x = torch.full((2, 64), 3.0)
+        x = torch.full((2, 64), 127 / 32)  # times 32, or 32 * 256, the largest integer
         packed = quantize(weight, weight_bits)
-        expected = x @ unpack_rows(packed, torch.arange(16)).T
-        torch.testing.assert_close(quantized_linear(x, packed, activation_bits=bits), expected, rtol=1e-5, atol=1e-4)
+        out = quantized_linear(x, packed, activation_bits=bits)
+        expected = reference.quantized_linear(x, packed, None, torch.float32, bits)
+        torch.testing.assert_close(out, expected, rtol=1e-6, atol=1e-4)
+        torch.testing.assert_close(out, x @ unpack_rows(packed, torch.arange(16)).T, rtol=2e-4, atol=1e-4)
 
 
 def test_zero_rows_and_zero_weights_give_the_bias(compiled, seeded):
@@ -120,6 +122,37 @@ def test_scales_below_the_normal_range_of_float16(compiled):
     out = quantized_linear(torch.ones(1, 32), quantize(weight))
     torch.testing.assert_close(out, torch.full((1, 16), 32e-5), rtol=0.3, atol=0)
     assert torch.equal(out, reference.quantized_linear(torch.ones(1, 32), quantize(weight), None, torch.float32))
+
+
+def test_eight_bits_cost_less_than_one_percent(compiled, gguf_type, seeded):
+    packed = pack(raw_blocks(gguf_type, 48, 576, seeded), gguf_type, 48, 576)
+    x = torch.randn(9, 576, generator=seeded)
+    exact = x.double() @ unpack_rows(packed, torch.arange(48)).double().T
+    assert relative_error(quantized_linear(x, packed), exact) < 0.01
+
+
+@pytest.mark.parametrize("magnitude", [1e-25, 1e-6, 1.0, 1e25])
+def test_activations_of_any_magnitude(compiled, gguf_type, bits, magnitude, seeded):
+    packed = pack(raw_blocks(gguf_type, 32, 96, seeded), gguf_type, 32, 96)
+    x = torch.randn(5, 96, generator=seeded) * magnitude
+    x[1] = 0.0
+    x[2, :32] *= 1e-9
+    out = quantized_linear(x, packed, activation_bits=bits)
+    expected = reference.quantized_linear(x, packed, None, torch.float32, bits)
+    assert relative_error(out / magnitude, expected / magnitude) < RELATIVE_ERROR
+    assert not out[1].any()
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf"), float("-inf")])
+def test_a_broken_activation_breaks_its_row_and_no_other(compiled, gguf_type, bits, dtype, broken, seeded):
+    packed = pack(raw_blocks(gguf_type, 32, 96, seeded), gguf_type, 32, 96)
+    x = torch.randn(6, 96, generator=seeded).to(dtype)
+    expected = quantized_linear(x, packed, activation_bits=bits)
+    x[3, 40] = broken
+    out = quantized_linear(x, packed, activation_bits=bits)
+    assert out[3].isnan().all()
+    rest = [0, 1, 2, 4, 5]
+    assert torch.equal(out[rest], expected[rest])
 
 
 @pytest.mark.parametrize(
