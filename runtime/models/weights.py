@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from kernels.huge_pages import HugePages
 from kernels.quantized_linear import PackedWeight
 from runtime.layers.embedding import Embedding, PlainEmbedding
 from runtime.layers.linear import Linear, make_linear
@@ -44,6 +45,7 @@ class Weights:
         self._dtype = dtype
         self._progress = progress
         self._rounding = rounding
+        self._memory = HugePages()
 
     def tensor(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
         """The tensor called `name` in `dtype`, by default the model's; it may be a view into the file."""
@@ -93,5 +95,5 @@ class Weights:
             packed = pack_rows(torch.cat([blocks.rows for blocks in stored]), stored[0].format, num_inputs)
             if packed is not None:
                 self._progress.update(len(names))
-                return packed
-        return pack_values(torch.cat([self.tensor(name, torch.float32) for name in names]))
+                return packed.placed(self._memory)
+        return pack_values(torch.cat([self.tensor(name, torch.float32) for name in names])).placed(self._memory)
