@@ -114,6 +114,20 @@ TestSessions = SessionsMachine.TestCase
 TestSessions.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)
 
 
+def test_pruning_takes_what_continues_a_request_however_far_and_nothing_else() -> None:
+    sessions = Sessions()
+    sessions.open("s", 0.0)
+    for rid, parent in [("root", None), ("child", "root"), ("grandchild", "child"), ("other", None)]:
+        sessions.begin("s", rid, parent, [1, 2], 0.0)
+        if rid != "grandchild":
+            sessions.finish("s", rid, [3])
+    assert sessions.prune("s", "root", 0.0) == ["grandchild"]
+    assert sessions.num_tokens == 6
+    assert sessions.history("s", "root", 0.0) == sessions.history("s", "other", 0.0) == [1, 2, 3]
+    assert sessions.prune("s", None, 0.0) == []
+    assert sessions.num_tokens == 0
+
+
 def test_idle_sessions_make_room_for_new_ones() -> None:
     sessions = Sessions(max_sessions=2)
     sessions.open("a", 0.0, idle_s=10)
