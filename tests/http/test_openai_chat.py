@@ -141,6 +141,18 @@ def test_the_choice_of_tools(stream: bool) -> None:
     run(test)
 
 
+def test_a_parser_gets_the_special_tokens_that_it_looks_for() -> None:
+    async def main() -> None:
+        async with open_door(output_parsing=OutputParsing("mistral", None)) as door:
+            for tools, skips in (([], True), ([WEATHER], False)):
+                body = {"messages": says('[TOOL_CALLS] [{"name": "weather", "arguments": {}}]'), "tools": tools}
+                reply = (await door.post("/v1/chat/completions", body)).json
+                assert door.script.tokenized[-1].text.skip_special_tokens == skips
+                assert ("tool_calls" in reply["choices"][0]["message"]) == (not skips)
+
+    asyncio.run(main())
+
+
 def test_a_named_tool_is_called_once() -> None:
     async def test(door: Door, client: openai.AsyncOpenAI) -> None:
         named: Any = {"type": "function", "function": {"name": "weather"}}
@@ -195,6 +207,8 @@ def test_reasoning_at_once_or_not_separated() -> None:
         assert "".join(delta.content or "" for delta in buffered).strip() == "No, it is near."
         plain = await deltas(separate_reasoning=False)
         assert "".join(delta.content or "" for delta in plain) == THOUGHT
+        cut = await deltas(stream_reasoning=False, max_tokens=4)
+        assert [delta.reasoning_content.strip() for delta in cut if delta.reasoning_content] == ["Is it fa"]
         unfinished = await client.chat.completions.create(
             model=MODEL, messages=says(THOUGHT), max_tokens=4, extra_body={"stream_reasoning": False}
         )

@@ -55,6 +55,8 @@ def test_echo(stream: bool) -> None:
         text, _ = await whole_or_joined(client, stream, prompt="say me", echo=True)
         assert text == "say me" + "me"
         assert door.script.tokenized[-1].logprobs is None
+        text, _ = await whole_or_joined(client, stream, prompt="say a few tokens", echo=True)
+        assert text == "say a few tokens" + "a few tokens"
         text, columns = await whole_or_joined(client, stream, prompt="say me", echo=True, logprobs=1)
         assert text == "say meme"
         assert columns["tokens"] == [*"say me", "me"]

@@ -197,6 +197,36 @@ def test_a_conversation_goes_on() -> None:
     run(test)
 
 
+def test_items_become_turns() -> None:
+    thought: Any = {"type": "reasoning", "id": "rs_1", "summary": [], "content": [{"type": "reasoning_text", "text": "Hm."}]}
+    calls: Any = [
+        {"type": "function_call", "call_id": name, "name": name, "arguments": '{"a": 1}'} for name in ("first", "second")
+    ]
+    results: Any = [{"type": "function_call_output", "call_id": name, "output": name} for name in ("first", "second")]
+
+    async def test(door: Door, client: openai.AsyncOpenAI) -> None:
+        items = [{"role": "user", "content": "Go"}, *calls, *results, thought, calls[0], {"role": "user", "content": "say x"}]
+        await client.responses.create(model=MODEL, input=items)
+
+        def turn_call(name: str) -> Any:
+            return {"id": name, "type": "function", "function": {"name": name, "arguments": {"a": 1}}}
+
+        assert last_prompt(door).turns == (
+            {"role": "user", "content": "Go"},
+            {"role": "assistant", "content": "", "tool_calls": [turn_call("first"), turn_call("second")]},
+            {"role": "tool", "tool_call_id": "first", "content": "first"},
+            {"role": "tool", "tool_call_id": "second", "content": "second"},
+            {"role": "assistant", "content": "", "reasoning_content": "Hm.", "tool_calls": [turn_call("first")]},
+            {"role": "user", "content": "say x"},
+        )
+        # Reasoning after an answer begins another turn, as it does in one that called a tool without any.
+        answer: Any = {"role": "assistant", "content": "Well."}
+        await client.responses.create(model=MODEL, input=[answer, thought, calls[0], {"role": "user", "content": "say x"}])
+        assert [turn["content"] for turn in last_prompt(door).turns] == ["Well.", "", "say x"]
+
+    run(test)
+
+
 def test_the_store() -> None:
     async def test(door: Door, client: openai.AsyncOpenAI) -> None:
         reply = await client.responses.create(model=MODEL, input="say Hi")
