@@ -9,7 +9,7 @@ from runtime.clock import SystemClock
 from runtime.config import Config
 from runtime.executor.cpu import CpuExecutor
 from runtime.executor.extras import NO_GRAMMARS, Extensions
-from runtime.executor.memory import ModelSize, allocate_kv, free_memory_bytes, size_limits
+from runtime.executor.memory import ModelSize, allocate_kv, free_memory_bytes, return_freed_memory, size_limits
 from runtime.executor.port import ExecutorLimits
 from runtime.executor.source import CheckpointSource
 from runtime.executor.thread_count import choose_num_threads
@@ -35,6 +35,7 @@ def build_executor(config: Config, checkpoint: Checkpoint, matchers: MatcherSour
         activation_bits=config.model.activation_bits,
         num_positions=config.model.context_length,
     )
+    return_freed_memory()  # before the cache is sized
     size = model_size(model)
     limits = size_limits(config, size, free_memory_bytes())
     allocate = partial(allocate_kv, size.kv_shape, limits.num_pages, limits.page_size)

@@ -6,6 +6,7 @@ untouched, so a page costs memory only once it is written.
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 import sys
@@ -134,3 +135,11 @@ def _free_in_container(cgroup: Path) -> int:
         return max(0, limit - used + int(usage["active_file"]) + int(usage["inactive_file"]))
     except (OSError, ValueError, KeyError):  # no control group, or one without a limit ("max")
         return 2**62
+
+
+def return_freed_memory() -> None:
+    """Hand what was freed back to the system: glibc keeps much of it for later. Elsewhere there is nothing to do."""
+    if sys.platform == "linux":
+        library = ctypes.CDLL(None)
+        if hasattr(library, "malloc_trim"):  # musl has none
+            library.malloc_trim(0)

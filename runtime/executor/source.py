@@ -9,6 +9,7 @@ import msgspec
 
 from runtime.config import ModelConfig
 from runtime.errors import InvalidRequest, LoadError
+from runtime.executor.memory import return_freed_memory
 from runtime.executor.step_runner import Model
 from runtime.layers.forward import KVCache
 from runtime.loading.checkpoint import Checkpoint, open_checkpoint
@@ -63,6 +64,7 @@ class CheckpointSource:
             num_positions=self._num_positions,
             show_progress=False,
         )
+        return_freed_memory()
         return CapturedDecoder(model)
 
 

@@ -14,6 +14,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from runtime.clock import Clock
 from runtime.errors import CallboardError, Conflict, Failure, InvalidRequest, RequestError
+from runtime.executor.memory import return_freed_memory
 from runtime.executor.step_runner import STEP_ERRORS, Model, StepRunner
 from runtime.layers.forward import KVCache
 from runtime.messages import (
@@ -111,6 +112,7 @@ class Upkeep:
             self._runner.model = None
         if "kv_cache" in tags:
             self._runner.kv = None
+        return_freed_memory()
 
     def _resume(self, tags: tuple[str, ...]) -> None:
         if "kv_cache" in tags and self._runner.kv is None:
