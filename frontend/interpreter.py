@@ -15,7 +15,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future
 from contextlib import aclosing, contextmanager
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from frontend import commands, ir
 from frontend.backend import Backend, Completion, Prompt, Usage
@@ -114,6 +115,16 @@ class Interpreter:
         """Nothing more will be submitted, here and to the forks."""
         for interpreter in (*self._children, self):
             interpreter.submit(commands.End())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """The program's function ends here: what it raised ends the program."""
+        if error is None:
+            self.end()
+        else:
+            self.stop(error)
 
     def stop(self, cause: BaseException) -> None:
         """End the program and its forks now, with `cause` as their failure. Requests that are running are aborted."""

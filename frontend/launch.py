@@ -59,12 +59,8 @@ def run(call: Call) -> ProgramState:
     if call.is_streaming:
         return _start_on_thread(call, interpreter)
     state = ProgramState(interpreter, executes_at_once=call.executes_at_once)
-    try:
+    with interpreter:
         state.ret_value = _body(call, interpreter, state)
-    except BaseException as error:
-        interpreter.stop(error)
-        raise
-    interpreter.end()
     if global_config.verbosity >= 2:
         sys.stdout.write(state.text() + "\n")
     return state

@@ -50,9 +50,8 @@ class LoopThread:
         future = self.submit(coroutine)
         try:
             return future.result()
-        except BaseException:
-            future.cancel()
-            raise
+        finally:
+            future.cancel()  # of no effect if it is done
 
     def check_may_wait(self) -> None:
         """Raises `ProgramError` on the loop's own thread, where waiting would never end."""

@@ -15,7 +15,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import aclosing, contextmanager
+from contextlib import ExitStack, aclosing
 from types import SimpleNamespace, TracebackType
 from typing import IO, Any, Self
 
@@ -48,9 +48,11 @@ class Runtime:
         self._process = subprocess.Popen(command, stdout=self._log, stderr=subprocess.STDOUT)
         self.pid: int | None = self._process.pid
         atexit.register(self.shutdown)
-        with self._stopping_if_it_fails():
+        with ExitStack() as undo:
+            undo.callback(self.shutdown)
             self._wait_until_ready(launch_timeout)
             self.endpoint = RuntimeEndpoint(self.url, server_args.get("api_key"))
+            undo.pop_all()
         self._connection = Connection(self.url, server_args.get("api_key"))
 
     def shutdown(self) -> None:
@@ -150,14 +152,6 @@ class Runtime:
                 return bool(response.status == 200)
         except (urllib.error.URLError, OSError):
             return False
-
-    @contextmanager
-    def _stopping_if_it_fails(self) -> Iterator[None]:
-        try:
-            yield
-        except BaseException:
-            self.shutdown()
-            raise
 
 
 def free_port(first: int) -> int:

@@ -6,7 +6,7 @@ The only file of the language that imports the server, and it is itself imported
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import ExitStack, aclosing, contextmanager
 from typing import Any
 
 from frontend.backend import Backend, Completion, Prompt, Selection, Usage
@@ -26,7 +26,10 @@ class Engine(OfflineEngine):
 
     def __init__(self, **flags: Any) -> None:
         super().__init__(**flags)
-        self.endpoint = EngineEndpoint(self)
+        with ExitStack() as undo:
+            undo.callback(self.shutdown)
+            self.endpoint = EngineEndpoint(self)
+            undo.pop_all()
 
 
 class EngineEndpoint(Backend):
