@@ -18,7 +18,7 @@ from runtime.sampling.json_schema.document import Document, load
 from runtime.sampling.json_schema.patterns import PatternError, translate
 from runtime.sampling.json_schema.refusal import shown
 from runtime.sampling.json_schema.rewriter import rewrite
-from runtime.sampling.json_schema.xgrammar_limits import check, closed
+from runtime.sampling.json_schema.xgrammar_limits import check, narrowed
 
 BackendName = Literal["llguidance", "xgrammar"]
 Choice = Literal["auto", "llguidance", "xgrammar"]
@@ -135,6 +135,6 @@ def _plain(key: str, value: Any, depth: int) -> Any:
         return _with_plain_schemas(value, depth + 1)
     if not isinstance(value, bool | dict):
         raise InvalidRequest("a json_schema in a structural tag must be a schema", param="structural_tag")
-    schema = closed(rewrite(Document(value)))
+    schema = rewrite(Document(value))
     check(schema, is_exact=False)
-    return schema
+    return narrowed(schema)

@@ -69,7 +69,10 @@ class GrammarProcess:
         except TimeoutError:
             await self.stop()
             raise CompileFailed(_too_long(grammar, self._setup.cpu_s)) from None
-        except (EOFError, ConnectionError, OSError, msgspec.MsgspecError):
+        except msgspec.MsgspecError:  # it lives, but its memory is not what it was
+            await self.stop()
+            raise CompileFailed(_too_complex(grammar)) from None
+        except (EOFError, ConnectionError, OSError):
             raise await self._died(grammar) from None
         except asyncio.CancelledError:
             await self.stop()
@@ -131,7 +134,7 @@ class GrammarProcess:
             # Nothing that a grammar does: the machine is out of memory, or somebody cleans up.
             failure = Unavailable("the grammar compiler was ended from outside; the request is safe to send again").failure
             return CompileFailed(failure, is_lasting=False)
-        return CompileFailed(_refusal(grammar, "is too complex: the compiler failed at it"))
+        return CompileFailed(_too_complex(grammar))
 
 
 def _search_path() -> str:
@@ -151,6 +154,10 @@ async def _read(process: Process) -> FromChild:
 
 def _refusal(grammar: GrammarSpec, problem: str) -> Failure:
     return InvalidRequest(f"the {grammar.kind} {problem}", param=grammar.kind).failure
+
+
+def _too_complex(grammar: GrammarSpec) -> Failure:
+    return _refusal(grammar, "is too complex: the compiler failed at it")
 
 
 def _too_long(grammar: GrammarSpec, limit_s: float) -> Failure:

@@ -13,7 +13,7 @@ from tests.sampling.judge import Judge
 
 TEXTS = (
     '{"name": "John Smith", "age": 30, "is_active": true, "email": "john@example.com", "tags": ["a", "b"], "score": -1.5e3}',
-    '{"long_key_name": {"nested_key_name": null}, "other_key_name": [1, 2, 34, 567], "status": "success", "date": "2024-01-31"}',
+    '{"long_key_name": {"nested_key_name": null}, "other_key_name": [1, 2, 34, 567], "status": "ok", "date": "2024-01-31"}',
     "the quick brown fox jumps over the lazy dog, and the model answers: yes, no or perhaps; hello world, how are you?",
     "def f(x): return x + 1  # https://www.example.org/path?query=1",
 )

@@ -55,12 +55,13 @@ class Judge:
         """The ids that are allowed now."""
         words: Mask = np.zeros(-(-self.vocabulary.vocab_size // 32), dtype=np.int32)
         matcher.fill_mask(words)
-        return [int(at) for at in np.flatnonzero(np.unpackbits(words.view(np.uint8), bitorder="little"))]
+        bits = np.unpackbits(words.view(np.uint8), count=self.vocabulary.vocab_size, bitorder="little")
+        return [int(at) for at in np.flatnonzero(bits)]
 
     def walk(self, grammar: LoadedGrammar, chance: Random, max_tokens: int = 400) -> str | None:
         """A text of random allowed tokens, forced ones included; None if it did not end.
 
-        An end is taken when it is offered after half of the tokens, and shortest tokens are preferred then.
+        After a quarter of the tokens those are preferred that may end something.
         """
         matcher, ids = grammar.open(), []
         while len(ids) < max_tokens:
@@ -82,8 +83,8 @@ class Judge:
         return self.tokenizer.decode(ids, skip_special_tokens=False)
 
     def _pick(self, allowed: list[int], chance: Random, hurries: bool) -> int:
-        if hurries:
-            closing = [token_id for token_id in allowed if self.text(token_id)[:1] in ('"', "}", "]", ",", "\\")]
+        if hurries and chance.random() < 0.5:
+            closing = [token_id for token_id in allowed if self.text(token_id) in set('"}],\\@.<>*/-')]
             allowed = closing or allowed
         return chance.choice(allowed)
 

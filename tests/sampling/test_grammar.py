@@ -1,24 +1,107 @@
-"""The grammar actor answers every request for a constraint, and says that there are none in this build."""
+"""The grammar actor: one compilation per key, an answer for every wait, failures remembered unless the machine was to blame."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+
+import pytest
 
 from runtime.actors.actor import Ref
 from runtime.actors.mailbox import Envelope, Mailbox
-from runtime.messages import CompileGrammar, GrammarFailed
+from runtime.errors import Failure
+from runtime.messages import CompileGrammar, GrammarCompiled, GrammarFailed, GrammarReady, Message
 from runtime.params import GrammarSpec
-from runtime.sampling.grammar import Grammar
+from runtime.sampling.grammar import MAX_FAILURES, Grammar
+
+FAILURE = Failure(status=400, type="invalid_request_error", message="no")
 
 
-def test_each_key_is_refused() -> None:
-    mailbox = Mailbox("scheduler")
-    grammar = Grammar(Ref("grammar", mailbox))
-    for request_id, key in enumerate(("a", "b", "a")):
-        message = CompileGrammar(request_id=request_id, key=key, grammar=GrammarSpec("regex", "x"))
-        asyncio.run(grammar.handle(Envelope("tokenizer", message)))
-    answers = [envelope.message for envelope in mailbox.clear()]
+class ScriptedCompiler:
+    def __init__(self) -> None:
+        self.submitted: list[str] = []
+        self.kept: set[str] = set()
+        self.is_stopped = False
+
+    def start(self, tell: Callable[[Message], None]) -> None:
+        raise AssertionError("the assembly starts it")
+
+    def submit(self, key: str, grammar: GrammarSpec) -> None:
+        self.submitted.append(key)
+
+    def has(self, key: str) -> bool:
+        return key in self.kept
+
+    async def stop(self) -> None:
+        self.is_stopped = True
+
+
+class Stage:
+    def __init__(self, *, has_compiler: bool = True) -> None:
+        self.scheduler = Mailbox("scheduler")
+        self.compiler = ScriptedCompiler()
+        self.actor = Grammar(Ref("grammar", self.scheduler), self.compiler if has_compiler else None)
+
+    def tell(self, *messages: Message) -> list[Message]:
+        """What the scheduler is told then."""
+        for message in messages:
+            asyncio.run(self.actor.handle(Envelope("somebody", message)))
+        return [envelope.message for envelope in self.scheduler.clear()]
+
+
+def wanted(key: str) -> CompileGrammar:
+    return CompileGrammar(request_id=1, key=key, grammar=GrammarSpec("regex", "x"))
+
+
+def test_without_a_compiler_each_key_is_refused() -> None:
+    answers = Stage(has_compiler=False).tell(wanted("a"), wanted("b"), wanted("a"))
     assert [answer.key for answer in answers if isinstance(answer, GrammarFailed)] == ["a", "b", "a"]
     assert isinstance(answers[0], GrammarFailed)
-    failure = answers[0].failure
-    assert (failure.status, failure.code, failure.param) == (400, "unsupported_parameter", "response_format")
+    assert (answers[0].failure.status, answers[0].failure.code) == (400, "unsupported_parameter")
+
+
+def test_a_key_is_compiled_once_for_all_who_wait() -> None:
+    stage = Stage()
+    assert stage.tell(wanted("a"), wanted("b"), wanted("a")) == []
+    assert stage.compiler.submitted == ["a", "b"]
+    assert stage.tell(GrammarCompiled(key="a")) == [GrammarReady(key="a")]
+
+
+def test_a_kept_grammar_is_ready_at_once() -> None:
+    stage = Stage()
+    stage.compiler.kept.add("a")
+    assert stage.tell(wanted("a")) == [GrammarReady(key="a")]
+    assert stage.compiler.submitted == []
+
+
+@pytest.mark.parametrize(("is_lasting", "submitted"), [(True, ["a"]), (False, ["a", "a"])])
+def test_a_failure_is_remembered_if_it_would_come_again(is_lasting: bool, submitted: list[str]) -> None:
+    stage = Stage()
+    failed = GrammarFailed(key="a", failure=FAILURE)
+    answers = stage.tell(wanted("a"), GrammarCompiled(key="a", failure=FAILURE, is_lasting=is_lasting), wanted("a"))
+    assert answers == ([failed, failed] if is_lasting else [failed])
+    assert stage.compiler.submitted == submitted
+
+
+def test_a_dropped_grammar_is_compiled_again() -> None:
+    stage = Stage()
+    stage.tell(wanted("a"), GrammarCompiled(key="a"), wanted("a"))
+    assert stage.compiler.submitted == ["a", "a"]
+
+
+def test_a_late_answer_is_passed_on() -> None:
+    assert Stage().tell(GrammarCompiled(key="old")) == [GrammarReady(key="old")]
+
+
+def test_failures_do_not_pile_up() -> None:
+    stage = Stage()
+    for number in range(MAX_FAILURES + 1):
+        stage.tell(GrammarCompiled(key=str(number), failure=FAILURE))
+    stage.tell(wanted("0"), wanted("1"))
+    assert stage.compiler.submitted == ["0"]
+
+
+def test_the_compiler_stops_with_the_actor() -> None:
+    stage = Stage()
+    asyncio.run(stage.actor.stopped())
+    assert stage.compiler.is_stopped

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+from tokenizers import Tokenizer
 
 from runtime.errors import InvalidRequest
 from runtime.sampling.grammar_backend import GrammarVocabulary, LoadedGrammar
@@ -90,7 +91,7 @@ class LlguidanceBackend:
         self._vocab_size = vocabulary.vocab_size
         self._stop_ids = frozenset(vocabulary.eos_token_ids)
         self._tokenizer = make_tokenizer(vocabulary)
-        self._retokenizer = Retokenizer(vocabulary.tokenizer_json, token_bytes(self._tokenizer))
+        self._retokenizer = Retokenizer(vocabulary.tokenizer_json, token_bytes(self._tokenizer, vocabulary))
 
     def compile(self, grammar: PlannedGrammar) -> bytes:
         source = _to_grammar(grammar)
@@ -123,9 +124,13 @@ def make_tokenizer(vocabulary: GrammarVocabulary) -> LLTokenizer:
     )
 
 
-def token_bytes(tokenizer: LLTokenizer) -> list[bytes]:
-    """[vocab] the text of each token as bytes; a token that is only a part of a character has a part of its bytes."""
-    return [tokenizer.decode_bytes([token_id]) for token_id in range(tokenizer.vocab_size)]
+def token_bytes(tokenizer: LLTokenizer, vocabulary: GrammarVocabulary) -> list[bytes]:
+    """[vocab] the text of each token as bytes, a part of a character for some; nothing for ids that no token has."""
+    known = Tokenizer.from_str(vocabulary.tokenizer_json)
+    return [
+        b"" if known.id_to_token(token_id) is None else tokenizer.decode_bytes([token_id])
+        for token_id in range(vocabulary.vocab_size)
+    ]
 
 
 def _to_grammar(grammar: PlannedGrammar) -> str:

@@ -25,12 +25,13 @@ TAG, PLAIN = b"T", b"P"
 
 
 class XgrammarMatcher:
-    def __init__(self, matcher: xgrammar.GrammarMatcher, retokenizer: Retokenizer, num_stops: int, num_words: int) -> None:
+    def __init__(self, matcher: xgrammar.GrammarMatcher, retokenizer: Retokenizer, num_stops: int, vocab_size: int) -> None:
         self._matcher = matcher
         self._retokenizer = retokenizer
         self._num_stops = num_stops
         self._recent: deque[int] = deque(maxlen=NUM_RECENT)
-        self._scratch: Mask = np.zeros(num_words, dtype=np.int32)
+        self._vocab_size = vocab_size
+        self._scratch: Mask = np.zeros(-(-vocab_size // 32), dtype=np.int32)
 
     def accept(self, token_id: int) -> bool:
         if self._matcher.is_terminated() or not self._matcher.accept_token(token_id):
@@ -47,7 +48,7 @@ class XgrammarMatcher:
     def forced_ids(self) -> tuple[int, ...]:
         if self._matcher.is_terminated():
             return ()
-        forced = self._matcher.find_jump_forward_string()
+        forced = _forced_text(self._matcher)
         ids = self._retokenizer.forced_ids(self._recent, forced.encode()) if forced else ()
         return ids[: self._num_accepted(ids)]
 
@@ -65,27 +66,28 @@ class XgrammarMatcher:
         if self._matcher.is_terminated() or not self._matcher.is_completed():
             return self._matcher.is_terminated()
         self._matcher.fill_next_token_bitmask(self._scratch)
-        return int(np.unpackbits(self._scratch.view(np.uint8)).sum()) <= self._num_stops
+        allowed = np.unpackbits(self._scratch.view(np.uint8), count=self._vocab_size, bitorder="little")
+        return int(allowed.sum()) <= self._num_stops
 
 
 class XgrammarGrammar:
-    def __init__(self, compiled: xgrammar.CompiledGrammar, retokenizer: Retokenizer, num_stops: int, num_words: int) -> None:
+    def __init__(self, compiled: xgrammar.CompiledGrammar, retokenizer: Retokenizer, num_stops: int, vocab_size: int) -> None:
         self._compiled = compiled
         self._retokenizer = retokenizer
         self._num_stops = num_stops
-        self._num_words = num_words
+        self._vocab_size = vocab_size
         self.num_bytes: int = compiled.memory_size_bytes
 
     def open(self) -> XgrammarMatcher:
         matcher = xgrammar.GrammarMatcher(self._compiled)
-        return XgrammarMatcher(matcher, self._retokenizer, self._num_stops, self._num_words)
+        return XgrammarMatcher(matcher, self._retokenizer, self._num_stops, self._vocab_size)
 
 
 class _Tokens:
     """The vocabulary in one of two readings, and what belongs to it."""
 
     def __init__(self, vocabulary: GrammarVocabulary, *, reads_special_tokens: bool) -> None:
-        texts = token_bytes(make_tokenizer(vocabulary))
+        texts = token_bytes(make_tokenizer(vocabulary), vocabulary)
         special_ids = special_token_ids(vocabulary.tokenizer_json, reads_special_tokens)
         for token_id, text in special_ids.items():
             if token_id < len(texts):
@@ -118,8 +120,7 @@ class XgrammarBackend:
     def load(self, compiled: bytes) -> LoadedGrammar:
         tokens = self._tokens_of(compiled[:1])
         grammar = xgrammar.CompiledGrammar.deserialize_json(compiled[1:].decode(), tokens.info)
-        num_words = -(-self._vocabulary.vocab_size // 32)
-        return XgrammarGrammar(grammar, tokens.retokenizer, len(self._vocabulary.eos_token_ids), num_words)
+        return XgrammarGrammar(grammar, tokens.retokenizer, len(self._vocabulary.eos_token_ids), self._vocabulary.vocab_size)
 
     def _tokens_of(self, reading: bytes) -> _Tokens:
         if reading not in self._tokens:
@@ -149,11 +150,19 @@ def _compile(compiler: xgrammar.GrammarCompiler, grammar: PlannedGrammar) -> xgr
             return compiler.compile_structural_tag(grammar.source)
 
 
+def _forced_text(matcher: xgrammar.GrammarMatcher) -> str:
+    """What has to follow; nothing if it is a part of a character, which the library can not return."""
+    try:
+        return str(matcher.find_jump_forward_string())
+    except UnicodeDecodeError:
+        return ""
+
+
 def _try_first_step(compiled: xgrammar.CompiledGrammar, vocab_size: int) -> None:
     """What would go wrong in the server goes wrong here. Raises `ValueError` if no text is allowed."""
     matcher = xgrammar.GrammarMatcher(compiled)
     mask = np.zeros(-(-vocab_size // 32), dtype=np.int32)
     matcher.fill_next_token_bitmask(mask)
-    matcher.find_jump_forward_string()
+    _forced_text(matcher)
     if not mask.any():
         raise ValueError("it allows no text")

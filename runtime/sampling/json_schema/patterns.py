@@ -210,6 +210,8 @@ class _Parser:
     def _set(self) -> str:
         written = "[^" if self._takes("^") else "["
         num_parts = 0
+        if self._is_whole and self._takes("]"):  # the first one is a character in Python
+            written, num_parts = written + "\\]", 1
         while not self._takes("]"):
             if self.is_at_end:
                 raise PatternError("a '[' is not closed")

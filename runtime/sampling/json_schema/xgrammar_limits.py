@@ -1,11 +1,11 @@
 """What xgrammar does of a rewritten schema; it passes over the rest in silence, so the rest is refused.
 
 Found by running each keyword, alone and in pairs, against instances: `anyOf`, `allOf`, `enum` and `$ref` hide their siblings,
-`allOf` keeps one of its branches, a pattern hides lengths and has to match the whole text, and an escaped name of a listed
-property passes for a free one.
+`allOf` keeps one of its branches, a pattern hides lengths and has to match the whole text, strings of bounded length take bare
+control characters, which JSON does not, and an escaped name of a listed property passes for a free one.
 
 Structural tags, which only xgrammar does, may be narrower than their schemas: an object there that lists properties takes no
-others. What they accept is valid all the same.
+others, and a string of bounded length has no escapes. What they accept is valid all the same.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ ALONE = ("anyOf", "$ref", "enum", "allOf")
 NEVER = ("multipleOf", "minProperties", "maxProperties", "patternProperties")
 STRING_RULES = ("pattern", "format", "minLength", "maxLength")
 UNTYPED = ("properties", "required", "additionalProperties", "items", "prefixItems", "minItems", "maxItems", *STRING_RULES)
+PLAIN_CHARS = r"[ !#-\[\]-\u{10ffff}]"
 PLAIN_ESCAPES = frozenset("dws.-/()[]{}+*?|^$\\")
 
 
 def check(schema: Schema, path: str = "#", *, is_exact: bool = True) -> None:
     """Raises `Unsupported` with the keyword that xgrammar would weaken, or narrow if `is_exact`.
 
-    `schema` is what `rewrite` returned, or `closed` after it.
+    `schema` is what `rewrite` returned.
     """
     if isinstance(schema, bool):
         return
@@ -40,23 +41,26 @@ def check(schema: Schema, path: str = "#", *, is_exact: bool = True) -> None:
         check(inner, where, is_exact=is_exact)
 
 
-def closed(schema: Schema) -> Schema:
-    """The schema without free properties in objects that list some."""
+def narrowed(schema: Schema) -> Schema:
+    """A schema that was checked, without free properties in objects that list some, and with patterns for lengths."""
     if isinstance(schema, bool):
         return schema
     written: dict[str, Any] = {}
     for keyword, value in schema.items():
         if keyword in ("properties", "$defs"):
-            written[keyword] = {name: closed(inner) for name, inner in value.items() if inner is not False}
+            written[keyword] = {name: narrowed(inner) for name, inner in value.items() if inner is not False}
         elif keyword in ("anyOf", "allOf", "prefixItems"):
-            written[keyword] = [closed(inner) for inner in value]
+            written[keyword] = [narrowed(inner) for inner in value]
         else:
-            written[keyword] = closed(value) if keyword in ("items", "additionalProperties") else value
+            written[keyword] = narrowed(value) if keyword in ("items", "additionalProperties") else value
     if written.get("properties"):
         unlisted = [name for name in written.get("required", ()) if name not in schema["properties"]]
         rest = written.get("additionalProperties", True)
         written["properties"] |= dict.fromkeys(unlisted, rest)
         written["additionalProperties"] = False
+    if "minLength" in written or "maxLength" in written:
+        low, high = written.pop("minLength", 0), written.pop("maxLength", "")
+        written["pattern"] = f"^{PLAIN_CHARS}{{{low},{high}}}$"
     return written
 
 
@@ -105,6 +109,9 @@ def _check_width(found: dict[str, Any], path: str) -> None:
         raise unsupported(path, "additionalProperties", "xgrammar needs it to be false beside properties")
     if set(found.get("required", ())) - properties.keys():
         raise unsupported(path, "required", "xgrammar keeps only names that are listed in properties")
+    for keyword in ("minLength", "maxLength"):
+        if keyword in found:
+            raise unsupported(path, keyword, "xgrammar lets control characters into such strings")
     if any(isinstance(value, list | dict) for value in found.get("enum", ())):
         raise unsupported(path, "enum", "xgrammar has one spelling for arrays and objects in it")
 
