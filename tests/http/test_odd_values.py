@@ -51,7 +51,7 @@ def test_odd_values(path: str, stream: bool) -> None:
         async with open_door(output_parsing=OutputParsing("qwen25", "qwen3"), request_timeout=5.0) as door:
             base = good if "count" in path else good | {"stream": stream}
             for field in msgspec.structs.fields(kind):
-                for value in VALUES:
+                for value in VALUES[:: 4 if stream else 1]:  # what is refused does not depend on it
                     if (
                         field.name in ("max_tokens", "max_completion_tokens", "max_output_tokens", "ignore_eos")
                         and value == b"null"
