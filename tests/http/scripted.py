@@ -49,7 +49,7 @@ from runtime.messages import (
     TokenLogprobs,
     UpdateWeights,
 )
-from runtime.params import ChatPrompt, LogprobOptions, GrammarSpec, Prompt, TextPrompt, TokenPrompt
+from runtime.params import ChatPrompt, GrammarSpec, LogprobOptions, Prompt, TextPrompt, TokenPrompt
 
 BOS = 1
 CHARS_PER_TOKEN = 4
