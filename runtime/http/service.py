@@ -89,14 +89,14 @@ class Service:
         ):
             yield bundle
 
-    async def ask(self, actor: Ref, message: Message, deadline_s: float = ASK_DEADLINE_S) -> Any:
+    async def ask(self, actor: Ref, message: Message, deadline_s: float | None = None) -> Any:
         """The answer of an actor. Raises `Unavailable` if there is none in time."""
         try:
-            return await actor.ask(message, deadline_s)
+            return await actor.ask(message, ASK_DEADLINE_S if deadline_s is None else deadline_s)
         except (TimeoutError, ConnectionError):
             raise Unavailable(f"the {actor.receiver} does not answer", code="engine_restarting", retry_after=5) from None
 
-    async def command(self, actor: Ref, message: Message, deadline_s: float = ASK_DEADLINE_S) -> Any:
+    async def command(self, actor: Ref, message: Message, deadline_s: float | None = None) -> Any:
         """The value with which an actor answers a command. Raises its refusal, and what `ask` raises."""
         answer = await self.ask(actor, message, deadline_s)
         if isinstance(answer, Refused):
