@@ -33,7 +33,7 @@ GRAMMARS = (
     'root ::= a b\na ::= "x"*\nb ::= "y"+ | "z"',
     'root ::= ("ab" | "a" | "b"){3}',
     'root ::= "é" [à-ü]{1,3} | "日" [本-朮]',
-    'root ::= call\ncall ::= [a-z]+ "(" (arg ("," arg)*)? ")"\narg ::= [0-9] | call',
+    'root ::= call\ncall ::= [a-z]{1,3} "(" (arg ("," arg)*)? ")"\narg ::= [0-9] | call',
     'root ::= not\nnot ::= "!" not | and\nand ::= atom ("&" atom)*\natom ::= [p-s] | "(" not ")"',
     'root ::= "day " ([1-9] | "1" [0-9] | "2" [0-5]) (" of " ("December" | "Advent"))? # a comment\n',
 )

@@ -27,7 +27,7 @@ def test_there_are_thirty() -> None:
 @pytest.mark.parametrize("grammar", GRAMMARS)
 def test_what_is_written_is_in_the_grammar(judge: Judge, grammar: str) -> None:
     compiled, recognizer = judge.compile(GrammarSpec("ebnf", grammar)), Recognizer(grammar)
-    texts = [text for seed in range(6) if (text := judge.walk(compiled, Random(seed), max_tokens=150)) is not None]
+    texts = [text for seed in range(8) if (text := judge.walk(compiled, Random(seed), max_tokens=200)) is not None]
     assert texts
     for text in texts:
         assert recognizer.accepts(text), text
