@@ -43,7 +43,7 @@ class ModelConfig(Section, frozen=True, kw_only=True):
     activation_bits: Annotated[
         Literal["8", "16", "mixed"],
         flag(
-            "rounding of activations that meet quantized weights; mixed: 16 bits in attention, 8 elsewhere; 16 is the slowest"
+            "rounding of activations that meet quantized weights; mixed: 16 bits for values of attention, else 8; 16 is slowest"
         ),
     ] = "mixed"
     context_length: Annotated[int | None, flag("most tokens of a sequence; by default what the model was made for")] = None

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from kernels import native
 from kernels.quantized_linear import reference
-from kernels.quantized_linear.packing import GGUF_TYPES, PackedWeight, pack, quantize, unpack_rows
+from kernels.quantized_linear.packing import GGUF_TYPES, TILE, PackedWeight, pack, quantize, unpack_rows
 
 __all__ = ["GGUF_TYPES", "PackedWeight", "pack", "packed_rows", "quantize", "quantized_linear", "unpack_rows"]
 
@@ -29,16 +29,18 @@ def quantized_linear(
     out_dtype: torch.dtype | None = None,
     *,
     activation_bits: int = 8,
+    num_narrow: int = 0,
 ) -> Tensor:
     """`x @ weight.T + bias`. Returns a new [rows, outputs] of `out_dtype`, or of x's dtype.
 
     x: [rows, inputs] bfloat16 or float32, contiguous last dimension. bias: [outputs] float32.
-    activation_bits: 8 or 16.
+    activation_bits: 8 or 16. num_narrow: with 16, the first so many outputs, a multiple of 16, meet 8 bits all the same.
     """
+    assert num_narrow % TILE == 0, num_narrow
     out_dtype = out_dtype or x.dtype
     run = native.function("quantized_linear")
     if run is None or not x.is_cpu or x.dtype not in native.FLOATS or out_dtype not in native.FLOATS:
-        return reference.quantized_linear(x, packed, bias, out_dtype, activation_bits)
+        return reference.quantized_linear(x, packed, bias, out_dtype, activation_bits, num_narrow)
     num_rows = x.shape[0]
     bf16 = x.dtype is torch.bfloat16
     out = x.new_empty((num_rows, packed.num_outputs), dtype=out_dtype)
@@ -58,7 +60,7 @@ def quantized_linear(
             packed.zero_point,
             bf16,
             out_dtype is torch.bfloat16,
-            activation_bits,
+            packed.num_outputs if activation_bits == 8 else num_narrow,
         )
     )
     if failed:

@@ -36,13 +36,13 @@ struct linear {
     int64_t num_rows, num_inputs, num_outputs, x_stride;
     int64_t bits, zero_point; /* a weight is scale * (quant - zero_point) + minimum */
     int64_t x_bf16, out_bf16;
-    int64_t x_bits; /* 8, or 16: two bytes that are multiplied one after the other */
+    int64_t num_narrow; /* the first outputs, which meet activations of 8 bits: whole tiles, or all */
 };
 
 struct product {
     const struct linear *linear;
-    struct quad *quads; /* [panels][blocks][quads of the panel][1, or 2 with 16 bits] */
-    int64_t num_blocks, num_tiles, tiles_per_task, num_panels;
+    struct quad *quads[2]; /* 8 bits [panels][blocks][quads of the panel], 16 bits [panels][blocks][quads][2]; or NULL */
+    int64_t num_blocks, num_tiles, num_narrow_tiles, tiles_per_task, num_panels;
 };
 
 /* The rows that meet a tile together. */
@@ -53,7 +53,7 @@ struct panel {
 
 INLINE struct panel panel_at(const struct product *product, int64_t index, int wide) {
     int64_t row = index * PANEL_ROWS, num_rows = least(PANEL_ROWS, product->linear->num_rows - row);
-    return (struct panel){product->quads + row / QUAD_ROWS * product->num_blocks * (1 + wide), row, num_rows,
+    return (struct panel){product->quads[wide] + row / QUAD_ROWS * product->num_blocks * (1 + wide), row, num_rows,
                           round_up(num_rows, QUAD_ROWS) / QUAD_ROWS * (1 + wide)};
 }
 
@@ -72,10 +72,8 @@ INLINE void round_rows(const struct product *product, int64_t begin, int64_t end
 static void round_activations(const void *context, int64_t begin, int64_t end) {
     const struct product *product = context;
     int bf16 = (int)product->linear->x_bf16;
-    if (product->linear->x_bits == 16)
-        bf16 ? round_rows(product, begin, end, 1, 1) : round_rows(product, begin, end, 0, 1);
-    else
-        bf16 ? round_rows(product, begin, end, 1, 0) : round_rows(product, begin, end, 0, 0);
+    if (product->quads[0]) bf16 ? round_rows(product, begin, end, 1, 0) : round_rows(product, begin, end, 0, 0);
+    if (product->quads[1]) bf16 ? round_rows(product, begin, end, 1, 1) : round_rows(product, begin, end, 0, 1);
 }
 
 /* sum[i] += the four unsigned bytes of w[i] times the four signed bytes at x. */
@@ -276,23 +274,23 @@ INLINE void multiply_tile(const struct product *product, int64_t index, struct p
         multiply_many(product, index, panel, bits, minima, wide);
 }
 
-INLINE void multiply_tiles(const struct product *product, int64_t begin, int64_t end, int wide) {
-    for (int64_t item = begin; item < end; item++) {
-        struct panel panel = panel_at(product, item % product->num_panels, wide);
-        int64_t tile = item / product->num_panels * product->tiles_per_task;
-        for (int64_t last = least(tile + product->tiles_per_task, product->num_tiles); tile < last; tile++)
-            if (product->linear->bits == 8)
-                multiply_tile(product, tile, panel, 8, 0, wide);
-            else if (product->linear->minima)
-                multiply_tile(product, tile, panel, 4, 1, wide);
-            else
-                multiply_tile(product, tile, panel, 4, 0, wide);
-    }
+INLINE void multiply_by_kind(const struct product *product, int64_t index, int64_t panel, int wide) {
+    if (product->linear->bits == 8)
+        multiply_tile(product, index, panel_at(product, panel, wide), 8, 0, wide);
+    else if (product->linear->minima)
+        multiply_tile(product, index, panel_at(product, panel, wide), 4, 1, wide);
+    else
+        multiply_tile(product, index, panel_at(product, panel, wide), 4, 0, wide);
 }
 
 static void multiply(const void *context, int64_t begin, int64_t end) {
     const struct product *product = context;
-    product->linear->x_bits == 16 ? multiply_tiles(product, begin, end, 1) : multiply_tiles(product, begin, end, 0);
+    for (int64_t item = begin; item < end; item++) {
+        int64_t panel = item % product->num_panels, tile = item / product->num_panels * product->tiles_per_task;
+        for (int64_t last = least(tile + product->tiles_per_task, product->num_tiles); tile < last; tile++)
+            tile < product->num_narrow_tiles ? multiply_by_kind(product, tile, panel, 0)
+                                             : multiply_by_kind(product, tile, panel, 1);
+    }
 }
 
 /* Tiles by twos, so that with bfloat16 outputs two threads seldom write to one line of the cache. */
@@ -301,18 +299,28 @@ INLINE int64_t tiles_per_task(const struct linear *linear) {
     return round_up(most(1, OPERATIONS_PER_TASK / most(1, operations)), 2);
 }
 
+/* Room for the rounded activations, of one kind or both; NULL when there is no memory. */
+static struct quad *make_quads(struct product *product) {
+    int64_t num_quads = round_up(product->linear->num_rows, QUAD_ROWS) / QUAD_ROWS * product->num_blocks;
+    int narrow = product->num_narrow_tiles > 0, wide = product->num_narrow_tiles < product->num_tiles;
+    struct quad *quads = aligned_alloc(64, (size_t)most(1, num_quads * (narrow + 2 * wide)) * sizeof(struct quad));
+    product->quads[0] = narrow ? quads : NULL;
+    product->quads[1] = wide && quads ? quads + narrow * num_quads : NULL;
+    return quads;
+}
+
 /* Returns 0, or 1 when there is no memory for the rounded activations. */
 EXPORT int64_t callboard_quantized_linear(const struct linear *linear) {
     struct product product = {.linear = linear, .num_blocks = linear->num_inputs / BLOCK};
     product.num_tiles = (linear->num_outputs + LANES - 1) / LANES;
+    product.num_narrow_tiles = (linear->num_narrow + LANES - 1) / LANES;
     product.num_panels = (linear->num_rows + PANEL_ROWS - 1) / PANEL_ROWS;
     product.tiles_per_task = tiles_per_task(linear);
-    int64_t num_quads = round_up(linear->num_rows, QUAD_ROWS) / QUAD_ROWS * product.num_blocks * (linear->x_bits == 16 ? 2 : 1);
-    product.quads = aligned_alloc(64, (size_t)most(1, num_quads) * sizeof(struct quad));
-    if (!product.quads) return 1;
+    struct quad *quads = make_quads(&product);
+    if (!quads) return 1;
     parallel(round_activations, &product, linear->num_rows, most(1, 16384 / most(linear->num_inputs, 1)));
     int64_t num_spans = (product.num_tiles + product.tiles_per_task - 1) / product.tiles_per_task;
     parallel(multiply, &product, num_spans * product.num_panels, 1);
-    free(product.quads);
+    free(quads);
     return 0;
 }

@@ -28,20 +28,30 @@ def round_activations(x: Tensor, bits: int) -> tuple[Tensor, Tensor]:
 
 
 def quantized_linear(
-    x: Tensor, packed: PackedWeight, bias: Tensor | None, out_dtype: torch.dtype, activation_bits: int = 8
+    x: Tensor,
+    packed: PackedWeight,
+    bias: Tensor | None,
+    out_dtype: torch.dtype,
+    activation_bits: int = 8,
+    num_narrow: int = 0,
 ) -> Tensor:
     """See `kernels.quantized_linear.quantized_linear`."""
+    product = _product(x, packed, activation_bits)
+    if num_narrow:
+        product[:, :num_narrow] = _product(x, packed, 8)[:, :num_narrow]
+    return (product if bias is None else product + bias.float()).to(out_dtype)
+
+
+def _product(x: Tensor, packed: PackedWeight, activation_bits: int) -> Tensor:
     weight = unpack_rows(packed, torch.arange(packed.num_outputs))  # [outputs, inputs]
     integers, scales = round_activations(x, activation_bits)
+    rounded = (integers * scales).flatten(1)  # [rows, inputs]
     if packed.minima is None or activation_bits == 16:
-        product = functional.linear((integers * scales).flatten(1), weight)
-    else:
-        minima = _minima(packed)  # [outputs, blocks]
-        centred = weight - minima.repeat_interleave(BLOCK, dim=1)
-        totals = (scales * integers.sum(dim=-1, keepdim=True)).squeeze(-1)  # [rows, blocks]
-        product = functional.linear((integers * scales).flatten(1), centred)
-        product = product + functional.linear(totals.bfloat16().float(), minima.bfloat16().float())
-    return (product if bias is None else product + bias.float()).to(out_dtype)
+        return functional.linear(rounded, weight)
+    minima = _minima(packed)  # [outputs, blocks]
+    totals = (scales * integers.sum(dim=-1, keepdim=True)).squeeze(-1)  # [rows, blocks]
+    product = functional.linear(rounded, weight - minima.repeat_interleave(BLOCK, dim=1))
+    return product + functional.linear(totals.bfloat16().float(), minima.bfloat16().float())
 
 
 def _minima(packed: PackedWeight) -> Tensor:

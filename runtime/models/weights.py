@@ -16,14 +16,13 @@ from runtime.layers.quantized import (
     QuantizedEmbedding,
     QuantizedLinear,
     Rounding,
+    bits_of,
     can_stay_quantized,
     pack_rows,
     pack_values,
 )
 from runtime.loading.stored_tensor import StoredTensor
 from runtime.models.spec import LinearSpec
-
-ATTENTION_ROLES = ("qkv", "output")
 
 
 class Weights:
@@ -61,8 +60,8 @@ class Weights:
         bias = self._joined(spec.modules, "bias") if spec.has_bias else None
         packed = self._packed(spec.modules)
         if packed is not None and self._rounding is not None:
-            bits = self._rounding.attention if role in ATTENTION_ROLES else self._rounding.mlp
-            return QuantizedLinear(packed, None if bias is None else bias.float(), self._dtype, bits)
+            bits, num_narrow = bits_of(self._rounding, role, spec.rows)
+            return QuantizedLinear(packed, None if bias is None else bias.float(), self._dtype, bits, num_narrow)
         return make_linear(self._joined(spec.modules, "weight"), bias)
 
     def embedding_and_head(self, embedding: str, head: str | None) -> tuple[Embedding, Linear]:

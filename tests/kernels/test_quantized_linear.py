@@ -59,6 +59,17 @@ def test_a_row_has_the_same_bits_in_any_batch_and_on_any_thread(compiled, gguf_t
         assert torch.equal(quantized_linear(x[first:last], packed, activation_bits=bits), together[first:last])
 
 
+@pytest.mark.parametrize("num_rows", [1, 2, 5, 41])
+def test_the_first_outputs_may_take_eight_bits(compiled, gguf_type, num_rows, seeded):
+    packed = pack(raw_blocks(gguf_type, 75, 96, seeded), gguf_type, 75, 96)
+    x, bias = torch.randn(num_rows, 96, generator=seeded), torch.randn(75, generator=seeded)
+    out = quantized_linear(x, packed, bias, activation_bits=16, num_narrow=48)
+    assert torch.equal(out[:, :48], quantized_linear(x, packed, bias, activation_bits=8)[:, :48])
+    assert torch.equal(out[:, 48:], quantized_linear(x, packed, bias, activation_bits=16)[:, 48:])
+    expected = reference.quantized_linear(x, packed, bias, torch.float32, 16, 48)
+    assert relative_error(out, expected) < RELATIVE_ERROR
+
+
 def test_rows_are_those_of_the_reference(compiled, gguf_type, dtype, seeded):
     packed = pack(raw_blocks(gguf_type, 37, 96, seeded), gguf_type, 37, 96)
     for rows in ([36, 0, 5, 5, 16], [17], [], list(range(37))):

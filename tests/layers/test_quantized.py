@@ -76,11 +76,20 @@ def test_a_product_is_near_the_exact_one_and_no_row_depends_on_the_others(roundi
 
 
 @needs_kernels
-@pytest.mark.parametrize(("role", "bits"), [("qkv", 16), ("output", 16), ("gate_up", 8), ("down", 8)])
-def test_mixed_rounding_is_finer_in_attention(role: str, bits: int) -> None:
-    linear = joined([stored("a.weight", "Q4_1", 16, seed=6)], rounding="mixed", role=role)
+@pytest.mark.parametrize(("role", "bits"), [("qkv", (16, 48)), ("output", (8, 0)), ("gate_up", (8, 0)), ("down", (8, 0))])
+def test_mixed_rounding_is_finer_for_values(role: str, bits: tuple[int, int]) -> None:
+    parts = [stored(f"{name}.weight", "Q4_1", num_rows, seed=6) for name, num_rows in (("q", 32), ("k", 16), ("v", 16))]
+    linear = joined(parts, rounding="mixed", role=role)
     assert isinstance(linear, QuantizedLinear)
-    assert linear.activation_bits == bits
+    assert (linear.activation_bits, linear.num_narrow) == bits
+
+
+@needs_kernels
+def test_values_that_do_not_start_at_a_tile_take_queries_and_keys_along() -> None:
+    parts = [stored(f"{name}.weight", "Q4_1", 4, seed=6) for name in "qkv"]
+    linear = joined(parts, rounding="mixed", role="qkv")
+    assert isinstance(linear, QuantizedLinear)
+    assert (linear.activation_bits, linear.num_narrow) == (16, 0)
 
 
 @needs_kernels
