@@ -70,6 +70,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.silenced: set[int] = set()
         self.stopped: set[int] = set()
         self.has_faults = False
+        self.has_orders = False
 
     @initialize(
         num_pages=st.integers(3, 12),
@@ -82,6 +83,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         conservativeness=st.sampled_from((0.01, 0.01, 0.3, 1.0)),
         max_queued=st.sampled_from((1000, 1000, 2)),
         has_faults=st.sampled_from((False, False, True)),
+        has_orders=st.sampled_from((False, False, False, True)),
     )
     def start(
         self,
@@ -95,8 +97,10 @@ class SchedulerMachine(RuleBasedStateMachine):
         conservativeness: float,
         max_queued: int,
         has_faults: bool,
+        has_orders: bool,
     ) -> None:
         self.has_faults = has_faults
+        self.has_orders = has_orders
         limits = make_limits(
             num_pages=num_pages, page_size=page_size, num_slots=num_slots, context_length=30, vocab_size=VOCAB_SIZE
         )
@@ -124,7 +128,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         min_new_tokens=st.sampled_from((0, 0, 2)),
         ignore_eos=st.booleans(),
         priority=st.integers(0, 2),
-        grammar_key=st.sampled_from((None, None, None, None, None, "a", "b", *READY_KEYS)),
+        grammar_key=st.sampled_from((None, None, None, None, "a", "b", *READY_KEYS)),
         wish=st.sampled_from(WISHES),
         num_choices=st.sampled_from((1, 1, 2, 4)),
     )
@@ -211,10 +215,12 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.world.state.step_done(StepDone(step_id=10**6, token_ids=(1, 2)))
         self.world.state.denied(PagesDenied(request_id=10**6, num_available_pages=self.world.cache.num_available_pages))
 
+    @precondition(lambda self: self.has_orders)
     @rule(command=st.sampled_from(COMMANDS))
     def order(self, command: EngineCommand) -> None:
         self.world.order(command)
 
+    @precondition(lambda self: self.has_orders)
     @rule()
     def go_on(self) -> None:
         """Most of the time nothing is paused."""
