@@ -8,11 +8,13 @@
     ├── SpeculationFailed                the model's text did not follow the assistant turn it was asked for
     ├── CheckpointError (ValueError)     a checkpoint file can not be read
     ├── ServerStartFailed (RuntimeError) a server that `Runtime` started ended or was not ready in time
+    ├── MissingPackage (ImportError)     what a backend is built on is not installed; the message says what to install
     └── BackendError (RuntimeError)      the model's side failed; `status` is the HTTP status if there is one
         ├── Unsupported                  this backend can not do what the expression asks for
         ├── Unreachable                  no connection, or it broke before the answer
         ├── TimedOut                     no answer in time
         ├── Overloaded                   429 or 503: worth another try after `retry_after_s`
+        ├── ServerFailed                 500 and the like of a foreign API, which another try often passes
         └── StreamBroken                 a stream ended before its last event
 
 What SGLang raises for the same mistakes is among the bases, so that programs which catch those still do.
@@ -68,6 +70,10 @@ class ServerStartFailed(FrontendError, RuntimeError):
     """The message ends with the server's log."""
 
 
+class MissingPackage(FrontendError, ImportError):
+    """An optional dependency."""
+
+
 class BackendError(FrontendError, RuntimeError):
     """`is_retryable` says whether the same request may succeed later."""
 
@@ -92,6 +98,10 @@ class TimedOut(BackendError):
 
 
 class Overloaded(BackendError):
+    is_retryable = True
+
+
+class ServerFailed(BackendError):
     is_retryable = True
 
 
