@@ -18,9 +18,10 @@ import uvloop
 from runtime import command_line
 from runtime.assembly import Parts
 from runtime.clock import SystemClock
+from runtime.errors import Unsupported
 from runtime.executor.port import ExecutorLimits, PostResult
 from runtime.loading.checkpoint import open_checkpoint
-from runtime.messages import StepDone, StepPlan
+from runtime.messages import CommandRan, Refused, RunCommand, StepDone, StepPlan
 from runtime.metrics.registry import Registry
 from runtime.serve import SWITCH_INTERVAL_S, serve_parts
 from runtime.startup import with_seed
@@ -45,6 +46,12 @@ class MockExecutor:
         done = StepDone(step_id=plan.step_id, token_ids=(TOKEN_ID,) * num_samples)
         assert self._post is not None, "plans come after start"
         asyncio.get_running_loop().call_soon(self._post, done)
+
+    def execute(self, command: RunCommand) -> None:
+        """There is no model that a command could be for."""
+        answer = Refused(failure=Unsupported("the mock executor has no model").failure)
+        assert self._post is not None, "commands come after start"
+        asyncio.get_running_loop().call_soon(self._post, CommandRan(command_id=command.command_id, answer=answer))
 
     def reset(self) -> None:
         self._post = None
