@@ -10,7 +10,8 @@ from typing import Any
 from frontend.errors import Unsupported
 from frontend.packages import package
 
-NUMBERS = (" ", *map(str, range(10)), *(f"{number:02}" for number in range(100)), *(f"{number:03}" for number in range(1000)))
+NUMBERS = (" ", *map(str, range(10)), *(f"{number:02}" for number in range(100)))
+"""Longer ones would not all fit into a logit bias, and numbers made of some of them would be likelier than others."""
 
 
 class ApiTokenizer(ABC):
@@ -32,10 +33,9 @@ class ApiTokenizer(ABC):
         """Those that end a text; none if they are not known."""
         return []
 
-    async def number_token_ids(self, limit: int) -> list[int]:
-        """Of at most `limit` tokens that are digits only, and of the space that ends a number."""
-        single = dict.fromkeys(ids[0] for ids in await self.encode(list(NUMBERS)) if len(ids) == 1)
-        return list(single)[:limit]
+    async def number_token_ids(self) -> list[int]:
+        """Of tokens that are digits only, and of the space that ends a number."""
+        return list(dict.fromkeys(ids[0] for ids in await self.encode(list(NUMBERS)) if len(ids) == 1))
 
 
 class LocalTokenizer(ApiTokenizer):

@@ -16,7 +16,7 @@ from frontend.api_errors import from_package, from_transport, transport_errors
 from frontend.api_messages import chat_of, image_in, system_and_turns
 from frontend.backend import Completion, Prompt, Usage
 from frontend.chat_template import Message, get_chat_template
-from frontend.errors import BackendError, StreamBroken
+from frontend.errors import StreamBroken
 from frontend.package_client import PackageClient
 from frontend.packages import package
 from frontend.retry import Retry
@@ -72,18 +72,22 @@ class Anthropic(ApiBackend):
             raise StreamBroken(f"the stream of {self.model_name} ended too early")
 
     def _fields(self, prompt: Prompt, sampling: Sampling) -> dict[str, Any]:
+        """The package has no arguments for some fields, according to its version: these go around it."""
         system, turns = system_and_turns(chat_of(prompt, self.chat_template.image_token))
-        known = without_defaults(
-            temperature=sampling.temperature, top_p=sampling.top_p, top_k=sampling.top_k, stop=sampling.stops
-        )
-        fields = {"stop_sequences" if name == "stop" else name: value for name, value in known.items()}
-        if system:
-            fields["system"] = system
+        extra: dict[str, Any] = without_defaults(temperature=sampling.temperature, top_p=sampling.top_p, top_k=sampling.top_k)
         if sampling.json_schema is not None:
-            schema = json.loads(sampling.json_schema)
-            fields["output_config"] = {"format": {"type": "json_schema", "schema": schema}}
+            extra["output_config"] = {"format": {"type": "json_schema", "schema": json.loads(sampling.json_schema)}}
+        fields: dict[str, Any] = {"system": system} if system else {}
+        if sampling.stops:
+            fields["stop_sequences"] = list(sampling.stops)
         messages = [_message(turn) for turn in turns]
-        return {"model": self.model_name, "max_tokens": sampling.max_new_tokens, "messages": messages, **fields}
+        return {
+            "model": self.model_name,
+            "max_tokens": sampling.max_new_tokens,
+            "messages": messages,
+            "extra_body": extra,
+            **fields,
+        }
 
     @contextmanager
     def _as_backend_errors(self) -> Iterator[None]:
@@ -93,8 +97,6 @@ class Anthropic(ApiBackend):
             raise from_package(self._anthropic, self.model_name, error) from error
         except transport_errors() as error:
             raise from_transport(self.model_name, error) from error
-        except TypeError as error:  # what the package says about a missing key, when the first request is made
-            raise BackendError(f"{self.model_name}: {error}") from error
 
 
 def usage_of(counts: dict[str, Any]) -> Usage:

@@ -33,14 +33,12 @@ REASONING_MODELS = re.compile(r"(o\d|gpt-5)")
 OPENAI_HOST = "api.openai.com"
 SURE = 100
 """The logit bias that leaves no other choice."""
-MAX_BIASED_TOKENS = 299
-"""The API takes 300; one is kept for the end of the text."""
 
 
 class OpenAI(ApiBackend):
     """`retry` decides about further tries instead of the package, whose `max_retries` is understood too."""
 
-    sent = ALWAYS_SENT | {"frequency_penalty", "presence_penalty", "sampling_seed"}
+    sent = ALWAYS_SENT | {"frequency_penalty", "presence_penalty", "sampling_seed", "dtype"}
 
     def __init__(
         self,
@@ -66,9 +64,10 @@ class OpenAI(ApiBackend):
         template = chat_template or get_chat_template_by_model_path(model_name)
         super().__init__(model_name, template, client, retry or Retry.of(max_retries))
         self.is_chat_model = model_name not in INSTRUCT_MODEL_NAMES if is_chat_model is None else is_chat_model
-        self.sent = self.sent | {"json_schema" if self.is_chat_model else "dtype"}
+        self.sent = self.sent | {"json_schema"} if self.is_chat_model else self.sent
         self._given_tokenizer = tokenizer
         self._tokenizer: ApiTokenizer | None = None
+        self._number_token_ids: list[int] = []
 
     # -- generations -----------------------------------------------------------------------------------------------------
 
@@ -173,9 +172,10 @@ class OpenAI(ApiBackend):
         return (exact or found)[0], usage_of(answer.usage)
 
     async def _number_bias(self) -> dict[str, int]:
-        tokenizer = self._api_tokenizer()
-        token_ids = [*await tokenizer.number_token_ids(MAX_BIASED_TOKENS), *await tokenizer.end_token_ids()]
-        return {str(token_id): SURE for token_id in token_ids}
+        if not self._number_token_ids:
+            tokenizer = self._api_tokenizer()
+            self._number_token_ids = [*await tokenizer.number_token_ids(), *await tokenizer.end_token_ids()]
+        return {str(token_id): SURE for token_id in self._number_token_ids}
 
     def _api_tokenizer(self) -> ApiTokenizer:
         if self._tokenizer is None:
