@@ -35,18 +35,28 @@ from frontend.choices import greedy_token_selection, token_length_normalized, un
 from frontend.settings import global_config
 
 if TYPE_CHECKING:
+    from frontend.backends.anthropic import Anthropic
     from frontend.backends.engine import Engine
+    from frontend.backends.gemini import Gemini
+    from frontend.backends.litellm import LiteLLM
+    from frontend.backends.openai import OpenAI
     from frontend.backends.runtime_endpoint import RuntimeEndpoint
+    from frontend.backends.vertex_ai import VertexAI
     from frontend.runtime import Runtime
     from frontend.state import ProgramState
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Anthropic",
     "Engine",
+    "Gemini",
+    "LiteLLM",
+    "OpenAI",
     "ProgramState",
     "Runtime",
     "RuntimeEndpoint",
+    "VertexAI",
     "__version__",
     "assistant",
     "assistant_begin",

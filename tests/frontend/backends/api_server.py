@@ -16,7 +16,10 @@ DEADLINE_S = 30.0
 
 @dataclass
 class Answer:
-    """`events` are written one by one. If it `breaks`, the connection is cut after them; if it `hangs`, nothing follows."""
+    """`events` are written at once. If it `breaks`, the connection is cut after them; if it `hangs`, nothing follows.
+
+    If it `drops`, the connection is cut without a word.
+    """
 
     body: Any = None
     events: list[str] | None = None
@@ -24,6 +27,7 @@ class Answer:
     headers: dict[str, str] = field(default_factory=dict)
     breaks: bool = False
     hangs: bool = False
+    drops: bool = False
 
 
 @dataclass
@@ -79,6 +83,9 @@ class ApiServer:
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         self.requests.append(Request(request.path_qs, await request.json(), dict(request.headers)))
         answer = self.answers.popleft() if len(self.answers) > 1 else self.answers[0]
+        if answer.drops:
+            assert request.transport is not None
+            request.transport.close()
         if answer.events is None and not answer.breaks and not answer.hangs:
             return web.json_response(answer.body, status=answer.status, headers=answer.headers)
         return await self._written(request, answer)

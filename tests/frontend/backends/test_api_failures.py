@@ -168,6 +168,12 @@ def test_nobody_there_is_tried_again(wire: Wire, backend: MakeBackend) -> None:
     assert type(question.run(backend=backend(gone.url)).error()) is Unreachable
 
 
+def test_no_answer_is_asked_for_again_by_nobody_else(wire: Wire, api: ApiServer, backend: MakeBackend) -> None:
+    api.will(Answer(drops=True))
+    assert type(question.run(backend=backend()).error()) is Unreachable
+    assert len(api.requests) == NUM_TRIES
+
+
 def test_an_answer_that_breaks_is_asked_for_again(wire: Wire, api: ApiServer, backend: MakeBackend) -> None:
     api.will(Answer(wire.whole("x"), breaks=True), wire.answer("Fine."))
     assert question.run(backend=backend())["answer"] == "Fine."
