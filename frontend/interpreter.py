@@ -199,8 +199,9 @@ class Interpreter:
             self._changed()
 
     def _take(self) -> Queued | None:
+        """Nothing more once the program is to stop: who waits shall wake after the failure is known."""
         with self._lock:
-            if self._queue:
+            if self._queue and self._stop_cause is None:
                 return self._queue.popleft()
             self._is_awake = False
             return None
@@ -219,11 +220,13 @@ class Interpreter:
     def _stop(self) -> None:
         if self._task is not None:
             self._task.cancel()
-        elif self.failure is None and self._stop_cause is not None:
+        elif self._stop_cause is not None:
             self._fail(self._stop_cause)
 
     def _fail(self, cause: BaseException) -> None:
         with self._lock:
+            if self.failure is not None:
+                return
             self.failure = cause
             self._is_awake, self.is_finished = False, True
             dropped, self._queue = list(self._queue), deque()

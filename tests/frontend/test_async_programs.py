@@ -103,7 +103,9 @@ def test_an_async_function_forks(backend: RuntimeEndpoint) -> None:
     asyncio.run(main())
 
 
-def test_reading_without_await_is_an_error_and_not_a_deadlock(backend: RuntimeEndpoint) -> None:
+def test_reading_without_await_is_an_error_and_not_a_deadlock(server: FakeServer, backend: RuntimeEndpoint) -> None:
+    server.hold()
+
     @sgl.function
     async def program(s: Any) -> None:
         s += sgl.gen("x")
