@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from abc import abstractmethod
 from collections.abc import AsyncGenerator
-from contextlib import AbstractContextManager, aclosing
+from contextlib import AbstractContextManager, AsyncExitStack, aclosing
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
@@ -114,14 +114,14 @@ class ApiBackend(Backend):
         """A stream and its first piece with text in it; the last piece of one without any."""
         pieces = self._pieces(prompt, sampling)
         piece = Completion("")
-        try:
-            while not piece.text and (following := await self._next(pieces)) is not None:
-                piece = following
-        except StreamBroken as error:
-            raise Unreachable(str(error)) from error
-        except BaseException:
-            await pieces.aclose()
-            raise
+        async with AsyncExitStack() as failing:
+            failing.push_async_callback(pieces.aclose)
+            try:
+                while not piece.text and (following := await self._next(pieces)) is not None:
+                    piece = following
+            except StreamBroken as error:
+                raise Unreachable(str(error)) from error
+            failing.pop_all()
         return piece, pieces
 
     async def _next(self, pieces: AsyncGenerator[Completion, None]) -> Completion | None:
