@@ -55,7 +55,7 @@ def test_one_call_serves_generations_that_go_on_as_the_model_did() -> None:
 
 
 def test_another_text_than_the_models_asks_again() -> None:
-    backend = Scripted(" Ada\nAge: 36", " 1815\n", " countess\n")
+    backend = Scripted(" Ada\nAge: 36 years and some months\nJob: none", " 1815\n", " countess\n")
     state = completion.run(backend=backend)
     assert [state[name] for name in ("name", "birthday", "job")] == [" Ada", " 1815", " countess"]
     assert len(backend.asked) == 3
