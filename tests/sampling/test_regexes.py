@@ -58,6 +58,22 @@ def test_texts_are_judged_as_python_does(judge: Judge, text: str) -> None:
         assert judge.accepts(grammar, text) == bool(re.fullmatch(pattern, text)), pattern
 
 
+@pytest.mark.parametrize("letter", "dwsDWS")
+def test_a_set_without_a_class_is_within_pythons(judge: Judge, letter: str) -> None:
+    pattern = f"[^{chr(92)}{letter}]"
+    grammar = judge.compile(GrammarSpec("regex", pattern))
+    for char in "a_5 \t\x1c\x85\xa0\xb2\u0660\ua9f0\u0301\u2028é漢Ⅷ-":
+        assert not judge.accepts(grammar, char) or re.fullmatch(pattern, char), (pattern, char)
+    assert any(judge.accepts(grammar, char) for char in "a5 ")
+
+
+@pytest.mark.parametrize("pattern", [r"[^\s\S]", r"[^\d\D]", r"a[^\w\W]b"])
+def test_a_pattern_for_no_text_is_refused(judge: Judge, pattern: str) -> None:
+    with pytest.raises(RequestError) as raised:
+        judge.compile(GrammarSpec("regex", pattern)).open()
+    assert raised.value.failure.status == 400
+
+
 def test_xgrammar_does_regexes_too(judge: Judge) -> None:
     choice: Choice = "xgrammar"
     for pattern in ("[a-z]+@[a-z]+\\.com", "\\d{4}-\\d{2}", "(é|ü)+", "a{2,3}|b"):
@@ -65,8 +81,9 @@ def test_xgrammar_does_regexes_too(judge: Judge) -> None:
         for seed in range(3):
             text = judge.walk(grammar, Random(seed))
             assert text is None or re.fullmatch(pattern, text), (pattern, text)
-    with pytest.raises(RequestError, match="negated"):
-        judge.compile(GrammarSpec("regex", "\\W"), choice)
+    for pattern in ("\\W", "[^a\\d]", "[^a\\D]", "[^a\\w]", "[^a\\W]", "[^a\\s]", "[^a\\S]"):
+        with pytest.raises(RequestError, match="negated"):
+            judge.compile(GrammarSpec("regex", pattern), choice)
 
 
 @given(st.lists(st.text(alphabet="ab.é\n", max_size=4), min_size=1, max_size=4), st.text(alphabet="ab.é\nc", max_size=5))

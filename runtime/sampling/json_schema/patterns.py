@@ -20,6 +20,16 @@ PYTHON_CLASSES = {
     "S": r"[^\s\x{1c}-\x{1f}]",
 }
 """Each within what Python's `re` takes for it, as the inside of a set or as a set."""
+WIDER_CLASSES = {
+    "d": r"\p{Nd}",
+    "w": r"\w\p{N}",
+    "s": r"\s\x{1c}-\x{1f}",
+    "D": r"[^\x{30}-9]",
+    "W": r"[^\x{30}-9A-Za-z_]",
+    "S": r"[^ \t\n\r\f\x{b}]",
+}
+"""Each around what Python's `re` takes for it, so that a set which leaves it out is within Python's. No part can be mistaken
+for what xgrammar reads, which has no such classes."""
 CONTROL_LETTERS = {"n": "\n", "r": "\r", "t": "\t", "f": "\f", "v": "\v", "0": "\0"}
 SPECIAL_CHARS = frozenset("\\.+*?()|[]{}^$")
 SYNTAX_CHARS = frozenset("\\.+*?()|[]{}^$#&-~/")
@@ -169,7 +179,7 @@ class _Parser:
         if char in "bBAzZG" or char in "123456789k":
             raise PatternError(f"\\{char} is not supported")
         if char in CLASS_LETTERS:
-            return self._class(in_set=False)
+            return self._class()
         if char in "pP":
             return self._property()
         return self._literal(self._escaped_char())
@@ -208,34 +218,35 @@ class _Parser:
         return chr(code)
 
     def _set(self) -> str:
-        written = "[^" if self._takes("^") else "["
+        is_negated = self._takes("^")
+        written = "[^" if is_negated else "["
         num_parts = 0
         if self._is_whole and self._takes("]"):  # the first one is a character in Python
             written, num_parts = written + "\\]", 1
         while not self._takes("]"):
             if self.is_at_end:
                 raise PatternError("a '[' is not closed")
-            written += self._set_part()
+            written += self._set_part(is_negated=is_negated)
             num_parts += 1
         if num_parts == 0:
             raise PatternError("a set is empty")
         return written + "]"
 
-    def _set_part(self) -> str:
+    def _set_part(self, *, is_negated: bool) -> str:
         """One character, class or range of a set."""
-        low = self._set_item()
+        low = self._set_item(is_negated=is_negated)
         follows_range = self._text[self._at : self._at + 1] == "-" and self._text[self._at + 1 : self._at + 2] not in ("]", "")
         if not follows_range:
             return low if len(low) > 1 else self._literal(low)
         self._at += 1
-        high = self._set_item()
+        high = self._set_item(is_negated=is_negated)
         if len(low) > 1 or len(high) > 1:
             raise PatternError("a range of a set ends in a class")
         if high < low:
             raise PatternError("a range of a set is in the wrong order")
         return f"{self._literal(low)}-{self._literal(high)}"
 
-    def _set_item(self) -> str:
+    def _set_item(self, *, is_negated: bool) -> str:
         """A single character as it is, or a class in the engine's syntax, which is longer."""
         char = self._next()
         if char != "\\":
@@ -243,19 +254,25 @@ class _Parser:
         if self.is_at_end:
             raise PatternError("it ends in a backslash")
         if self._peek() in CLASS_LETTERS:
-            return self._class(in_set=True)
+            return self._class_in_set(is_negated=is_negated)
         if self._peek() in "pP":
             return self._property()
         if self._takes("b"):
             return "\b"
         return self._escaped_char()
 
-    def _class(self, *, in_set: bool) -> str:
+    def _class(self) -> str:
         """`\\d` and the like; the backslash is read already."""
         letter = self._next()
         if not self._is_whole:
             return "\\" + letter
-        return PYTHON_CLASSES[letter] if in_set or letter.isupper() else f"[{PYTHON_CLASSES[letter]}]"
+        return PYTHON_CLASSES[letter] if letter.isupper() else f"[{PYTHON_CLASSES[letter]}]"
+
+    def _class_in_set(self, *, is_negated: bool) -> str:
+        letter = self._next()
+        if not self._is_whole:
+            return "\\" + letter
+        return (WIDER_CLASSES if is_negated else PYTHON_CLASSES)[letter]
 
     def _literal(self, char: str) -> str:
         """A character that stands for itself, inside of sets and outside."""
