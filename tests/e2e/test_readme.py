@@ -33,3 +33,8 @@ def test_an_example_answers_as_printed(server: ServerProcess, language: str, con
     code = example(language, containing, server)
     interpreter = ["bash", "-c"] if language == "bash" else [sys.executable, "-c"]
     assert PRINTED.group(1) in run([*interpreter, code])
+
+
+def test_the_engine_answers_without_a_server() -> None:
+    (code,) = re.findall(r"```python\n(from runtime\.engine.*?)```", README, re.DOTALL)
+    assert "Paris" in run([sys.executable, "-c", code])
