@@ -42,4 +42,5 @@ $(SERVE_READY): $(BIN)/python pyproject.toml
 
 $(TEST_READY): $(BIN)/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps 'sglang==0.4.3.post2'  # tests compare with its frontend
 	touch $@ $(SERVE_READY)
