@@ -1,6 +1,6 @@
 """Runs SGLang's own frontend, in a process of its own: `python -m tests.frontend.sglang_side URL [CASES]`.
 
-Each program talks to URL/<its name>. With CASES, a JSON file of random choices, the decisions of SGLang's methods are
+`{name}` in URL stands for a program's name. With CASES, a JSON file of random choices, the decisions of SGLang's methods are
 printed instead. IPython, which SGLang imports and these programs do not use, is replaced by empty modules.
 """
 
@@ -26,7 +26,7 @@ def import_sglang() -> Any:
 
 
 def run_programs(url: str) -> dict[str, str]:
-    """The text of each program; that of a batch is the texts one after the other."""
+    """The text of each program, or what went wrong; that of a batch is the texts one after the other."""
     sglang = import_sglang()
     from sglang.lang import ir
 
@@ -34,8 +34,9 @@ def run_programs(url: str) -> dict[str, str]:
 
     texts = {}
     for name, run in programs(sglang, ir).items():
-        result = run(sglang.RuntimeEndpoint(f"{url}/{name}"))
-        texts[name] = "".join(state.text() for state in (result if isinstance(result, list) else [result]))
+        result = run(sglang.RuntimeEndpoint(url.format(name=name)))
+        states = result if isinstance(result, list) else [result]
+        texts[name] = "".join(f"error: {state.error()}" if state.error() else state.text() for state in states)
     return texts
 
 

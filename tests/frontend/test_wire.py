@@ -48,7 +48,7 @@ def answers(server: FakeServer) -> None:
 def theirs(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, str], Requests]:
     with FakeServer() as server:
         answers(server)
-        texts = sglang_side(tmp_path_factory.mktemp("home"), server.url)
+        texts = sglang_side(tmp_path_factory.mktemp("home"), f"{server.url}/{{name}}")
         return texts, by_program(server)
 
 
