@@ -106,6 +106,8 @@ class Scheduling:
     def advance(self, now: float) -> None:
         """Do what is due after a batch of messages: settle, plan steps, admit. `now` is monotonic, in seconds."""
         self._now = now
+        if self.commands.needs_empty_batch:
+            self._retract_all()
         self._settle()
         self._advance_commands()
         if not self.commands.is_holding:
@@ -284,8 +286,6 @@ class Scheduling:
         self.commands.ran(message)
 
     def _advance_commands(self) -> None:
-        if self.commands.needs_empty_batch:
-            self._retract_all()
         has_begun = self.commands.pause is None and any(request.has_begun for request in self.requests.values())
         is_quiet = self.ledger.is_quiet and not (self.batch or self.admission.reserving or self.in_flight)
         self.commands.advance(is_empty=is_quiet and not has_begun, has_steps=bool(self.in_flight))

@@ -58,6 +58,22 @@ def test_new_weights_wait_for_what_runs_and_hold_up_what_comes() -> None:
     world.assert_idle()
 
 
+def test_new_weights_in_a_pause_wait_for_no_other_message() -> None:
+    world = World()
+    world.admit(1, PROMPT, max_new_tokens=6)
+    world.step()
+    order(world, PauseGeneration(mode="in_place"))
+    world.drain()
+    update = order(world, UPDATE)
+    assert not world.state.ledger.has_unsent, "the cache is told of the pages in the same turn"
+    world.drain()
+    assert answer_to(world, update) == Done()
+    order(world, ContinueGeneration())
+    world.drain()
+    assert len(said(world, 1)) == 6
+    world.assert_idle()
+
+
 def test_weights_that_are_missing_change_nothing() -> None:
     world = World()
     world.admit(1, PROMPT)
