@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
+from contextlib import suppress
 
 import msgspec
 
@@ -37,6 +38,8 @@ START_S = 60.0
 """For Python and a library to be imported on a busy machine."""
 WALL_FACTOR = 5.0
 """A busy machine gives a process a part of its time; the CPU limit inside of it is the exact one."""
+ENDING_S = 5.0
+"""For a child whose pipe has closed to end by itself: a signal sent meanwhile may have it reaped twice, and lose its exit code."""
 MAX_FRAME_BYTES = 512 * 2**20
 
 
@@ -64,7 +67,7 @@ class GrammarProcess:
     async def compile(self, grammar: GrammarSpec) -> Compiled:
         """Raises `CompileFailed`."""
         try:
-            process = self._process or await self._start()
+            process = await self._living()
             answer = await self._ask(process, Compile(grammar))
         except TimeoutError:
             await self.stop()
@@ -89,6 +92,13 @@ class GrammarProcess:
             if process.returncode is None:
                 process.kill()
             await process.wait()
+
+    async def _living(self) -> Process:
+        """The child, or a new one if it ended while it had nothing to do: no grammar is to blame for that."""
+        if self._process is not None and _has_ended(self._process):
+            log.warning("the grammar compiler ended while it was idle")
+            await self.stop()
+        return self._process or await self._start()
 
     async def _start(self) -> Process:
         self._process = await asyncio.create_subprocess_exec(
@@ -116,12 +126,17 @@ class GrammarProcess:
 
     async def _send(self, process: Process, frame: ToChild) -> None:
         assert process.stdin is not None
+        if _has_ended(process):  # uvloop would raise a RuntimeError
+            raise ConnectionResetError("the child has ended")
         process.stdin.write(packed(frame))
         await process.stdin.drain()
 
     async def _died(self, grammar: GrammarSpec) -> CompileFailed:
         """What the end of the child means for the grammar that it was at."""
         process = self._process
+        if process is not None:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(process.wait(), ENDING_S)
         await self.stop()
         code = None if process is None else process.returncode
         log.warning("the grammar compiler ended (%s) at a grammar of kind %s", code, grammar.kind)
@@ -135,6 +150,12 @@ class GrammarProcess:
             failure = Unavailable("the grammar compiler was ended from outside; the request is safe to send again").failure
             return CompileFailed(failure, is_lasting=False)
         return CompileFailed(_too_complex(grammar))
+
+
+def _has_ended(process: Process) -> bool:
+    """As far as the event loop knows yet."""
+    assert process.stdin is not None
+    return process.returncode is not None or process.stdin.is_closing()
 
 
 def _search_path() -> str:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from collections.abc import Coroutine
 
 import pytest
+import uvloop
 
 from runtime.config import GrammarConfig
 from runtime.messages import GrammarCompiled, Message
@@ -70,6 +72,24 @@ def test_a_child_serves_many_and_ends_with_its_owner(vocabulary: GrammarVocabula
     pid = asyncio.run(scenario())
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+def test_a_child_that_ends_while_idle_is_replaced(vocabulary: GrammarVocabulary) -> None:
+    async def scenario() -> None:
+        process = GrammarProcess(setup(vocabulary), BAD_CHILD)
+        await failure_of(process, "one")
+        first = process.pid
+        assert first is not None
+        os.kill(first, signal.SIGKILL)
+        assert process._process is not None
+        await process._process.wait()
+        assert "refused by" in (await failure_of(process, "two")).failure.message
+        assert process.pid != first
+        await process.stop()
+
+    for loop_factory in (asyncio.new_event_loop, uvloop.new_event_loop):
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            runner.run(scenario())
 
 
 def test_a_child_that_hangs_is_killed(vocabulary: GrammarVocabulary, monkeypatch: pytest.MonkeyPatch) -> None:
