@@ -131,6 +131,11 @@ def test_what_can_not_be_done_is_refused_by_name(judge: Judge, schema: Any, prob
     assert (raised.value.failure.status, raised.value.failure.param) == (400, "json_schema")
 
 
+def test_a_schema_that_never_ends_allows_no_text(judge: Judge) -> None:
+    with pytest.raises(RequestError, match="allows no text"):
+        judge.json_schema({"$ref": "#"})
+
+
 @pytest.mark.parametrize(
     "source", ["", "{", "[]", "1", '{"minimum": NaN}', '{"const": 1e999}', "[" * 100_000, '{"a":' * 70 + "1" + "}" * 70]
 )
