@@ -39,7 +39,7 @@ START_S = 60.0
 WALL_FACTOR = 5.0
 """A busy machine gives a process a part of its time; the CPU limit inside of it is the exact one."""
 ENDING_S = 5.0
-"""For a child whose pipe has closed to end by itself: a signal sent meanwhile may have it reaped twice, and lose its exit code."""
+"""For a child whose pipe has closed to end by itself: `Process.kill` may reap it, and then asyncio sees no exit code."""
 MAX_FRAME_BYTES = 512 * 2**20
 
 

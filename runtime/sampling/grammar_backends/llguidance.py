@@ -32,6 +32,8 @@ JSON_OPTIONS: JsonCompileOptions = {
     "json_allow_general_unicode_escapes": False,
 }
 LIMITS = LLParserLimits(max_lexer_states=25_000, verbose_errors=False)
+NO_TEXT = "NoExtensionBias"
+"""The library's error for a grammar that allows no token and no end."""
 BASE_BYTES = 200_000
 BYTES_PER_CHAR = 60
 """Measured: what a parser and its lexer take, by the length of the grammar."""
@@ -99,10 +101,10 @@ class LlguidanceBackend:
         mask = np.zeros(-(-self._vocab_size // 32), dtype=np.int32)
         if not matcher.is_error():
             matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
-        if matcher.is_error():
-            reason = shown(matcher.get_error().partition("\n")[0])
+        reason = shown(matcher.get_error().partition("\n")[0])
+        if matcher.is_error() and reason != NO_TEXT:
             raise InvalidRequest(f"the {grammar.kind} can not be compiled: {reason}", param=grammar.kind)
-        if not mask.any():
+        if matcher.is_error() or not mask.any():
             raise InvalidRequest(f"the {grammar.kind} allows no text", param=grammar.kind)
         return source.encode()
 
