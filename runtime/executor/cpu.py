@@ -130,6 +130,7 @@ class CpuExecutor:
         with torch.inference_mode():
             while (job := jobs.get()) is not None:
                 job()
+            self._upkeep.close()
 
     def _check_runs(self) -> None:
         if self._post is None or self._worker is None or not self._worker.is_alive():

@@ -83,6 +83,13 @@ class Upkeep:
         """Take back all memory: the scheduler that had it given back is no more. Raises `COMMAND_ERRORS`."""
         self._resume(("weights", "kv_cache"))
 
+    def close(self) -> None:
+        """End a recording without a trace: one that outlives its thread crashes the process at its exit."""
+        recording, self._profile = self._profile, None
+        self._num_steps_left = None
+        if recording is not None:
+            recording.stop()
+
     def _run(self, command: EngineCommand) -> Any:
         match command:
             case UpdateWeights(model_path=model_path, load_format=load_format):

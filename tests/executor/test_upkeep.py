@@ -196,6 +196,15 @@ def test_a_profile_is_a_trace_of_the_steps(bench: Bench, tmp_path: Path) -> None
     assert any(str(event.get("name")).startswith("aten::") for event in events(stopped.value))
 
 
+def test_a_profile_ends_with_the_executor(bench: Bench, tmp_path: Path) -> None:
+    bench.answer(StartProfile(output_dir=str(tmp_path)))
+    bench.generate()
+    bench.executor.stop()
+    (stopped,) = bench.answer(StopProfile())
+    assert isinstance(stopped, Refused)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_profile_of_so_many_steps_stops_by_itself(bench: Bench, tmp_path: Path) -> None:
     bench.answer(StartProfile(output_dir=str(tmp_path), num_steps=1))
     bench.generate()
