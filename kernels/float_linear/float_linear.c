@@ -11,11 +11,12 @@
 
 /* As SLOTS in __init__.py lays it out. Strides in bytes. */
 struct float_linear {
-    char *out;           /* [rows, outputs] of x's type */
+    char *out;           /* [rows, outputs] */
     const char *x;       /* [rows, inputs] */
     const char *weight;  /* packed */
     const float *bias;   /* [outputs] or NULL */
     int64_t num_rows, num_inputs, num_outputs, x_stride, bf16;
+    int64_t out_bf16;    /* what is rounded to bfloat16 may be stored as float32 all the same */
 };
 
 /* Two bfloat16 in one word: the first in the low half. */
@@ -39,12 +40,13 @@ INLINE f32x16 add_pair(f32x16 sum, u32x16 weights, uint32_t x) {
 INLINE void store_outputs(const struct float_linear *p, int64_t row, int64_t output, f32x16 sum) {
     int64_t count = least(LANES, p->num_outputs - output);
     if (count <= 0) return;
-    char *out = p->out + row * p->num_outputs * (p->bf16 ? 2 : 4);
+    char *out = p->out + row * p->num_outputs * (p->out_bf16 ? 2 : 4);
     if (p->bias) sum += count == LANES ? load(p->bias, output, 0) : load_some(p->bias, output, count, 0);
+    if (p->bf16) sum = floats_of_bfloats(bfloats_of_floats(sum));
     if (count == LANES)
-        store(out, output, sum, (int)p->bf16);
+        store(out, output, sum, (int)p->out_bf16);
     else
-        store_some(out, output, count, sum, (int)p->bf16);
+        store_some(out, output, count, sum, (int)p->out_bf16);
 }
 
 INLINE void multiply_bf16(const struct float_linear *p, int64_t panel, int64_t row, int num_rows) {

@@ -36,13 +36,14 @@ class PanelLinear:
 
     panels: PackedPanels
     bias: Tensor | None  # [out_features] float32
+    out_dtype: torch.dtype
 
     @property
     def size_bytes(self) -> int:
         return self.panels.values.nbytes
 
     def __call__(self, x: Tensor) -> Tensor:
-        return float_linear(x, self.panels, self.bias)
+        return float_linear(x, self.panels, self.bias, out_dtype=self.out_dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +79,14 @@ class PlainLinear:
         return torch.nn.functional.linear(x, self.weight, self.bias)
 
 
-def make_linear(weight: Tensor, bias: Tensor | None = None) -> Linear:
+def make_linear(weight: Tensor, bias: Tensor | None = None, *, is_head: bool = False) -> Linear:
     """The fastest product for `weight` [out_features, in_features] here; a packed one keeps no reference to `weight`.
 
-    bias: [out_features] of the same dtype.
+    bias: [out_features] of the same dtype. is_head: who reads the result wants float32, so our kernel stores that at once.
     """
     if native.function("float_linear") is not None and weight.dtype in native.FLOATS:
-        return PanelLinear(pack_panels(weight), None if bias is None else bias.float())
+        out_dtype = torch.float32 if is_head else weight.dtype
+        return PanelLinear(pack_panels(weight), None if bias is None else bias.float(), out_dtype)
     if not has_onednn():
         return PlainLinear(weight, bias)
     return BlockedLinear(torch.ops.mkldnn._reorder_linear_weight(weight, None), bias, weight.nbytes)

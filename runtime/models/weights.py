@@ -67,7 +67,7 @@ class Weights:
     def embedding_and_head(self, embedding: str, head: str | None) -> tuple[Embedding, Linear]:
         """Both ends of the network from the modules of these names; without a head the embedding's weight is used twice.
 
-        A quantized head gives float32 logits, a plain one those of the model's dtype.
+        The logits of a plain head are rounded to the model's dtype, those of a quantized one are not.
         """
         packed = self._packed([embedding])
         if packed is not None:
@@ -76,7 +76,7 @@ class Weights:
                 head_linear = QuantizedLinear(packed_head, None, torch.float32, self._rounding.head)
                 return QuantizedEmbedding(packed, self._dtype), head_linear
         table = self.tensor(f"{embedding}.weight").clone(memory_format=torch.contiguous_format)
-        return PlainEmbedding(table), make_linear(table if head is None else self.tensor(f"{head}.weight"))
+        return PlainEmbedding(table), make_linear(table if head is None else self.tensor(f"{head}.weight"), is_head=True)
 
     def _joined(self, modules: Sequence[str], kind: str) -> Tensor:
         return torch.cat([self.tensor(f"{module}.{kind}") for module in modules])

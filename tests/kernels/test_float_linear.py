@@ -36,6 +36,14 @@ def test_a_row_has_the_same_bits_alone_and_on_any_thread(compiled, case, dtype, 
         assert torch.equal(float_linear(x[row : row + 1], packed, bias), together[row : row + 1])
 
 
+def test_a_wider_result_holds_the_same_numbers(compiled, dtype, seeded):
+    x, weight = torch.randn(3, 64, generator=seeded).to(dtype), torch.randn(40, 64, generator=seeded).to(dtype)
+    packed = pack_panels(weight)
+    wide = float_linear(x, packed, out_dtype=torch.float32)
+    assert wide.dtype is torch.float32
+    assert torch.equal(wide, float_linear(x, packed).float())
+
+
 def test_takes_rows_of_a_wider_buffer(compiled, dtype, seeded):
     buffer, weight = torch.randn(5, 100, generator=seeded).to(dtype), torch.randn(40, 33, generator=seeded).to(dtype)
     packed = pack_panels(weight)
