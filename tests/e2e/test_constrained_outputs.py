@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import urllib.error
 import urllib.request
@@ -23,6 +24,8 @@ NUM_STREAMS = 8
 MAX_NEW_TOKENS = 160
 
 IsValid = Callable[[str], bool]
+
+log = logging.getLogger(__name__)
 
 
 def constraints(data: Path) -> Iterator[tuple[str, str, IsValid]]:
@@ -65,6 +68,6 @@ def test_every_finished_output_is_valid(server: ServerProcess, shared_data: Path
         counts[field, outcome] += 1
         if outcome == "stop" and not is_valid(answer["text"]):
             wrong.append((source, answer["text"]))
-    print(dict(counts))
+    log.info("%s", dict(counts))
     assert wrong == []
     assert counts["json_schema", "stop"] > 200
