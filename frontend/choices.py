@@ -54,11 +54,7 @@ class TokenLengthNormalized(ChoicesSamplingMethod):
         output_token_logprobs: list[list[TokenScore]],
         unconditional_token_logprobs: list[list[TokenScore]] | None = None,
     ) -> ChoicesDecision:
-        meta_info = {
-            "normalized_prompt_logprobs": normalized_prompt_logprobs,
-            "input_token_logprobs": input_token_logprobs,
-            "output_token_logprobs": output_token_logprobs,
-        }
+        meta_info = _scores(normalized_prompt_logprobs, input_token_logprobs, output_token_logprobs)
         return ChoicesDecision(choices[index_of_highest(normalized_prompt_logprobs)], meta_info)
 
 
@@ -80,9 +76,7 @@ class GreedyTokenSelection(ChoicesSamplingMethod):
         num_tokens = max(len(scores) for scores in input_token_logprobs)
         matrix = [_padded([score[0] for score in scores], num_tokens) for scores in input_token_logprobs]
         meta_info = {
-            "normalized_prompt_logprobs": normalized_prompt_logprobs,
-            "input_token_logprobs": input_token_logprobs,
-            "output_token_logprobs": output_token_logprobs,
+            **_scores(normalized_prompt_logprobs, input_token_logprobs, output_token_logprobs),
             "greedy_logprob_matrix": matrix,
         }
         return ChoicesDecision(choices[_greedy_winner(matrix)], meta_info)
@@ -111,9 +105,7 @@ class UnconditionalLikelihoodNormalized(ChoicesSamplingMethod):
             raise ValueError("Unconditional token logprobs are required for this method.")
         gains = [_mean_gain(*scores) for scores in zip(input_token_logprobs, unconditional_token_logprobs, strict=True)]
         meta_info = {
-            "normalized_prompt_logprobs": normalized_prompt_logprobs,
-            "input_token_logprobs": input_token_logprobs,
-            "output_token_logprobs": output_token_logprobs,
+            **_scores(normalized_prompt_logprobs, input_token_logprobs, output_token_logprobs),
             "unconditional_token_logprobs": unconditional_token_logprobs,
             "normalized_unconditional_prompt_logprobs": gains,
         }
@@ -123,6 +115,17 @@ class UnconditionalLikelihoodNormalized(ChoicesSamplingMethod):
 def index_of_highest(values: Sequence[float]) -> int:
     """The first one, if several are equal."""
     return max(range(len(values)), key=values.__getitem__)
+
+
+def _scores(
+    normalized: list[float], input_tokens: list[list[TokenScore]], output_tokens: list[list[TokenScore]]
+) -> dict[str, Any]:
+    """What every method tells of the choices, by SGLang's names."""
+    return {
+        "normalized_prompt_logprobs": normalized,
+        "input_token_logprobs": input_tokens,
+        "output_token_logprobs": output_tokens,
+    }
 
 
 def _padded(logprobs: list[float], num_tokens: int) -> list[float]:
