@@ -40,10 +40,13 @@ class Checkpoint:
         """The tokenizer and its special tokens. Raises `LoadError`."""
         return self._read_vocabulary()
 
-    def tensors(self, shapes: Mapping[str, Shape]) -> dict[str, StoredTensor]:
-        """The stored tensor for each name in `shapes`. Raises `LoadError` if the files do not have exactly these."""
+    def tensors(self, shapes: Mapping[str, Shape], device: str = "cpu") -> dict[str, StoredTensor]:
+        """The stored tensor for each name in `shapes`. Raises `LoadError` if the files do not have exactly these.
+
+        device: where random weights are made; what is read from files comes to the CPU.
+        """
         if self._read_tensors is None:
-            return {name: RandomTensor(name, shape) for name, shape in shapes.items()}
+            return {name: RandomTensor(name, shape, device=device) for name, shape in shapes.items()}
         return select(self._read_tensors(), shapes, self.path)
 
 
