@@ -17,11 +17,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from runtime.executor.constraint import Constraint
 from runtime.executor.extras import NO_EXTENSIONS, Extensions, ExtraRow, SlotExtras, open_extras
 from runtime.executor.outputs import Outputs
 from runtime.executor.port import ExecutorLimits
-from runtime.executor.rows import Bools, Ints, Rows, columns
+from runtime.executor.rows import Bools, Ints, Rows, check_pages, check_rows, columns
 from runtime.layers.forward import ForwardBatch
 from runtime.messages import INVALID_TOKEN, SlotOpen, StepPlan
 from runtime.sampling.sampler import SpecialRow
@@ -146,47 +145,28 @@ class BatchTable:
             self.append(opened.slot, extras.constraint.follow(opened.token_ids[opened.num_prompt_tokens :]))
 
     def _append_pages(self, slot: int, pages: tuple[int, ...]) -> None:
-        start = self._num_pages[slot]
-        end = start + len(pages)
-        if end > self._pages.shape[1]:
-            raise ValueError(f"slot {slot} gets {end} pages; a context has {self._pages.shape[1]}")
-        if pages and not 0 <= min(pages) <= max(pages) < self._limits.num_pages:
-            raise ValueError(f"slot {slot} gets a page that does not exist: {pages}")
+        start = int(self._num_pages[slot])
+        check_pages(slot, start, pages, self._pages.shape[1], self._limits.num_pages)
+        self._num_pages[slot] = end = start + len(pages)
         self._pages[slot, start:end] = pages
-        self._num_pages[slot] = end
 
     def _gather(self, rows: Rows) -> PreparedStep:
         is_lost = self._is_lost[rows.slots]
         is_result = ~is_lost[rows.samples]
         if is_lost.any():
             rows = rows.keep(~is_lost)
-        self._check(rows)
+        check_rows(rows, self._num_tokens, self._num_pages, self._limits.page_size, self._is_constrained)
         is_chosen = rows.samples & (rows.ends == self._num_tokens[rows.slots])
         chosen = rows.keep(is_chosen)
-        outputs = Outputs(rows, is_chosen, self._token_ids)
+        outputs = Outputs(rows, is_chosen)
         extra_rows = self._extra_rows(rows, chosen, outputs) if self._extras else []
         batch = self._forward_batch(rows, outputs.tokens()) if len(rows.slots) else None
         special_rows = self._special_rows(chosen)
         return PreparedStep(batch, rows, chosen, special_rows, extra_rows, outputs.num_logits, is_result)
 
-    def _check(self, rows: Rows) -> None:
-        num_tokens = self._num_tokens[rows.slots]
-        is_wrong = (rows.slots < 0) | (rows.starts < 0) | (rows.ends <= rows.starts) | (rows.ends > num_tokens)
-        is_wrong |= rows.ends > self._num_pages[rows.slots] * self._limits.page_size
-        is_inside = rows.samples & (rows.ends != num_tokens)  # its result is known: only a grammar can know it
-        if is_inside.any():
-            is_wrong |= is_inside & [self._constraint(int(slot)) is None for slot in rows.slots]
-        if is_wrong.any():
-            first = int(is_wrong.argmax())
-            slot = int(rows.slots[first])
-            raise ValueError(
-                f"the row for positions {rows.starts[first]} to {rows.ends[first]} of slot {slot} does not fit its"
-                f" {num_tokens[first]} tokens in {self._num_pages[slot]} pages"
-            )
-
-    def _constraint(self, slot: int) -> Constraint | None:
+    def _is_constrained(self, slot: int) -> bool:
         extras = self._extras.get(slot)
-        return None if extras is None else extras.constraint
+        return extras is not None and extras.constraint is not None
 
     def _forward_batch(self, rows: Rows, wanted: Ints) -> ForwardBatch:
         page_size = self._limits.page_size
@@ -225,7 +205,9 @@ class BatchTable:
         for index, slot in enumerate(rows.slots.tolist()):
             extras = self._extras.get(slot)
             if extras is not None:
-                wish = None if extras.wish is None else outputs.want(extras.wish, index, places.get(slot))
+                wish = (
+                    None if extras.wish is None else outputs.want(extras.wish, index, places.get(slot), self._token_ids[slot])
+                )
                 row, end, is_sampled = int(rows.indices[index]), int(rows.ends[index]), bool(rows.samples[index])
                 found.append(ExtraRow(row, slot, end, is_sampled, places.get(slot), extras, wish))
         return found

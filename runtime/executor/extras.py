@@ -5,17 +5,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-
-from torch import Tensor
 
 from runtime.errors import Failure, InvalidRequest
 from runtime.executor.constraint import Constraint
-from runtime.executor.wishes import NOTHING, ToLogits, Wish, WishRow, grant, wish_of
+from runtime.executor.wishes import NOTHING, Granted, Wish, WishRow, wish_of
 from runtime.messages import RowExtra, SlotOpen
 from runtime.sampling.logit_processor import ProcessorCall, Processors
 from runtime.sampling.matcher import Matcher, MatcherSource
 from runtime.sampling.sampler import SpecialRow
+
+Grant = Callable[[WishRow, Sequence[int]], Granted]
+"""(wish, the row's result, if it has a valid one) → what was wished for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,15 +111,14 @@ class ExtraRow:
             return []
         return constraint.advance(token_id)
 
-    def report(self, known_ids: list[int], logits: Tensor, hidden: Tensor, to_logits: ToLogits) -> RowExtra | None:
+    def report(self, known_ids: list[int], grant: Grant) -> RowExtra | None:
         """What the row brings beside its token, if anything.
 
-        known_ids: the ids of the slot from the row's result on, none without a valid result; logits: [sampled, vocab]; hidden:
-        [extents, hidden].
+        known_ids: the ids of the slot from the row's result on, none without a valid result. grant: fulfils the row's wish.
         """
         if (failure := self.extras.failure) is not None:
             return RowExtra(row=self.row, failure=failure)
-        granted = NOTHING if self.wish is None else grant(self.wish, known_ids[:1], logits, hidden, to_logits)
+        granted = NOTHING if self.wish is None else grant(self.wish, known_ids[:1])
         forced_ids, is_complete = self._forced(known_ids) if known_ids else ((), False)
         if granted is NOTHING and not forced_ids and not is_complete:
             return None

@@ -16,9 +16,8 @@ from runtime.executor.wishes import Wish, WishRow
 class Outputs:
     """The outputs of one step. `is_chosen` [rows]: the sampler chooses a token for the row."""
 
-    def __init__(self, rows: Rows, is_chosen: Bools, token_ids: npt.NDArray[np.int32]) -> None:
+    def __init__(self, rows: Rows, is_chosen: Bools) -> None:
         self._rows = rows
-        self._table = token_ids  # [slots, context]
         self._last_tokens = (rows.ends - rows.starts).cumsum() - 1  # [rows] the last token of each row
         self._logits: Ints = self._last_tokens[is_chosen]
         self._known: list[int] = []
@@ -36,9 +35,12 @@ class Outputs:
             return self._logits
         return np.concatenate([self._logits, np.array(self._known, dtype=np.int64), *self._extents])
 
-    def want(self, wish: Wish, index: int, place: int | None) -> WishRow:
-        """Ask for what a wish needs of row `index`. `place`: its row of logits, if the sampler chooses for it."""
-        slot, start, end = (int(column[index]) for column in (self._rows.slots, self._rows.starts, self._rows.ends))
+    def want(self, wish: Wish, index: int, place: int | None, token_ids: npt.NDArray[np.int32]) -> WishRow:
+        """Ask for what a wish needs of row `index`.
+
+        place: its row of logits, if the sampler chooses for it. token_ids: of its slot; only those of the prompt are read.
+        """
+        start, end = int(self._rows.starts[index]), int(self._rows.ends[index])
         if place is None and wish.logprobs is not None and self._rows.samples[index]:
             place = self.num_logits
             self._known.append(int(self._last_tokens[index]))
@@ -49,8 +51,8 @@ class Outputs:
             sampled=place,
             prompt=self._extent(first_token + first, first_token + last),
             outputs=self._extent(first_token + start, first_token + end if wish.returns_hidden_states else first_token + start),
-            first_id=int(self._table[slot, 0]),
-            prompt_ids=self._table[slot, first + 1 : last + 1].astype(np.int64),
+            first_id=int(token_ids[0]),
+            prompt_ids=token_ids[first + 1 : last + 1].astype(np.int64),
             begins_prompt=wish.begins_prompt(start),
         )
 

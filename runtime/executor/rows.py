@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,3 +39,31 @@ def columns(rows: Sequence[StepRow]) -> Rows:
         ends=starts + np.array([row.num_tokens for row in rows], dtype=np.int64),
         samples=np.array([row.sample for row in rows], dtype=np.bool_),
     )
+
+
+def check_rows(rows: Rows, num_tokens: Ints, num_pages: Ints, page_size: int, is_constrained: Callable[[int], bool]) -> None:
+    """Raise `ValueError` for a row that does not fit its slot.
+
+    num_tokens, num_pages: [slots]. is_constrained: whether a grammar may know tokens of the slot behind the row's end.
+    """
+    known = num_tokens[rows.slots]
+    is_wrong = (rows.slots < 0) | (rows.starts < 0) | (rows.ends <= rows.starts) | (rows.ends > known)
+    is_wrong |= rows.ends > num_pages[rows.slots] * page_size
+    is_inside = rows.samples & (rows.ends != known)  # its result is known: only a grammar can know it
+    if is_inside.any():
+        is_wrong |= is_inside & [not is_constrained(int(slot)) for slot in rows.slots]
+    if is_wrong.any():
+        first = int(is_wrong.argmax())
+        slot = int(rows.slots[first])
+        raise ValueError(
+            f"the row for positions {rows.starts[first]} to {rows.ends[first]} of slot {slot} does not fit its"
+            f" {known[first]} tokens in {num_pages[slot]} pages"
+        )
+
+
+def check_pages(slot: int, num_held: int, pages: Sequence[int], max_pages: int, num_pages: int) -> None:
+    """Raise `ValueError` if `pages` can not follow the `num_held` pages that a slot has."""
+    if num_held + len(pages) > max_pages:
+        raise ValueError(f"slot {slot} gets {num_held + len(pages)} pages; a context has {max_pages}")
+    if pages and not 0 <= min(pages) <= max(pages) < num_pages:
+        raise ValueError(f"slot {slot} gets a page that does not exist: {pages}")

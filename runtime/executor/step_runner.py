@@ -7,6 +7,7 @@ sequences in it.
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -17,7 +18,7 @@ from runtime.executor.batch import BatchTable, PreparedStep
 from runtime.executor.extras import NO_EXTENSIONS, Extensions
 from runtime.executor.port import ExecutorLimits
 from runtime.executor.warm_up import rehearsal_cache, rehearsal_limits, rehearsal_plans
-from runtime.executor.wishes import ToLogits
+from runtime.executor.wishes import ToLogits, grant
 from runtime.layers.forward import ForwardBatch, KVCache
 from runtime.messages import INVALID_TOKEN, RowExtra, StepDone, StepFailed, StepPlan
 from runtime.sampling.sampler import sample
@@ -114,12 +115,13 @@ class StepRunner:
         self, step: PreparedStep, sampled: Ids, logits: Tensor, hidden: Tensor, to_logits: ToLogits
     ) -> tuple[RowExtra, ...]:
         extras: list[RowExtra] = []
+        fulfil = partial(grant, logits=logits, hidden=hidden, to_logits=to_logits)
         for row in step.extra_rows:
             token_id = INVALID_TOKEN if row.chosen is None else int(sampled[row.chosen])
             self._table.append(row.slot, row.advance(token_id))
             is_known = row.is_sampled and (row.chosen is None or token_id != INVALID_TOKEN)
             known_ids = self._table.known_ids(row.slot, row.end) if is_known else []
-            extra = row.report(known_ids, logits, hidden, to_logits)
+            extra = row.report(known_ids, fulfil)
             if extra is not None:
                 extras.append(extra)
         return tuple(extras)
