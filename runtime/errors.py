@@ -5,6 +5,7 @@
     ├── LoadError                model, tokenizer or weights do not load   process exits 3
     ├── StartError               port busy, disk full, no network          process exits 4
     ├── EngineError              the executor can not go on                process exits 5
+    │   └── RankLost                 another rank is gone or stuck             process exits 6, without a restart
     └── RequestError             ends one request, never the server
         ├── InvalidRequest           400 invalid_request_error
         ├── ContextLengthExceeded    400 invalid_request_error / context_length_exceeded
@@ -64,6 +65,12 @@ class StartError(CallboardError):
 
 class EngineError(CallboardError):
     exit_code = 5
+
+
+class RankLost(EngineError):
+    """A collective failed. The engine group is not restarted: its ranks have lost each other for good."""
+
+    exit_code = 6
 
 
 class RequestError(CallboardError):

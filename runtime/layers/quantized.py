@@ -83,19 +83,24 @@ def bits_of(rounding: Rounding, role: str, rows: Sequence[int]) -> tuple[int, in
     return max(rounding.query_key, rounding.value), 0
 
 
-def can_stay_quantized(num_inputs: int) -> bool:
-    """Whether a weight with so many inputs may keep its blocks. Without compiled kernels it is better off as plain numbers."""
-    return num_inputs % BLOCK == 0 and native.function("quantized_linear") is not None
+def can_stay_quantized(inputs: range) -> bool:
+    """Whether a weight may keep its blocks if only these inputs are taken of it: they must be whole blocks.
+
+    Without compiled kernels it is better off as plain numbers.
+    """
+    return inputs.start % BLOCK == len(inputs) % BLOCK == 0 and native.function("quantized_linear") is not None
 
 
-def pack_rows(rows: Tensor, block_format: str, num_inputs: int) -> PackedWeight | None:
+def pack_rows(rows: Tensor, block_format: str, inputs: range) -> PackedWeight | None:
     """Blocks as GGUF stores them, without loss; None for a format that the kernel does not read.
 
-    rows: [num_outputs, bytes per row] uint8.
+    rows: [num_outputs, bytes per row] uint8. inputs: those that are taken, in whole blocks.
     """
     if block_format not in GGUF_TYPES:
         return None
-    return pack(rows, block_format, rows.shape[0], num_inputs)
+    block_bytes, _ = GGUF_TYPES[block_format]
+    taken = rows[:, inputs.start // BLOCK * block_bytes : inputs.stop // BLOCK * block_bytes]
+    return pack(taken, block_format, rows.shape[0], len(inputs))
 
 
 def pack_values(weight: Tensor) -> PackedWeight:

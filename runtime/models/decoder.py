@@ -19,6 +19,7 @@ from runtime.layers.embedding import Embedding
 from runtime.layers.forward import ForwardBatch, KVCache, KVShape, Queries
 from runtime.layers.gated_mlp import ACTIVATIONS, GatedMlp
 from runtime.layers.linear import Linear, PanelLinear
+from runtime.layers.parallel_linear import own_product
 from runtime.layers.quantized import QuantizedLinear
 from runtime.layers.rotary import RopeSpec, cos_sin_table
 from runtime.models.spec import DecoderSpec
@@ -50,12 +51,12 @@ class Decoder:
     @property
     def computes_in_kernels(self) -> bool:
         """Whether the products run in our kernels, so that PyTorch's own threads have nothing to do."""
-        return all(isinstance(linear, (QuantizedLinear, PanelLinear)) for linear in self._products())
+        return all(isinstance(own_product(linear), (QuantizedLinear, PanelLinear)) for linear in self._products())
 
     @property
     def keeps_blocks(self) -> bool:
         """Whether weights stay quantized as they are in the file."""
-        return isinstance(self.head, QuantizedLinear)
+        return isinstance(own_product(self.head), QuantizedLinear)
 
     @property
     def weight_bytes(self) -> int:

@@ -12,6 +12,7 @@ from kernels.huge_pages import HugePages
 from kernels.quantized_linear import PackedWeight
 from runtime.layers.embedding import Embedding, PlainEmbedding
 from runtime.layers.linear import Linear, make_linear
+from runtime.layers.parallel_linear import GatheredHead, SummedLinear
 from runtime.layers.quantized import (
     QuantizedEmbedding,
     QuantizedLinear,
@@ -22,6 +23,7 @@ from runtime.layers.quantized import (
     pack_values,
 )
 from runtime.loading.stored_tensor import StoredTensor
+from runtime.models.shard import SUMMED_ROLES, WHOLE, Cut, Shard
 from runtime.models.spec import LinearSpec
 
 
@@ -29,7 +31,7 @@ class Weights:
     """The stored tensors of one model; a joined copy lives only until it is packed.
 
     With a `rounding` quantized weights keep their blocks, and meet activations rounded like this; without one they become
-    numbers of `dtype`.
+    numbers of `dtype`. With a `shard` only that part of them is taken, and the products meet those of the other ranks.
     """
 
     def __init__(
@@ -39,17 +41,19 @@ class Weights:
         progress: tqdm[None],
         *,
         rounding: Rounding | None = None,
+        shard: Shard | None = None,
     ) -> None:
         self._stored = stored
         self._dtype = dtype
         self._progress = progress
         self._rounding = rounding
+        self._shard = shard
         self._memory = HugePages()
 
     def tensor(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
-        """The tensor called `name` in `dtype`, by default the model's; it may be a view into the file."""
+        """This rank's part of the tensor called `name` in `dtype`, by default the model's; it may be a view into the file."""
         self._progress.update()
-        return self._stored[name].load().to(dtype or self._dtype)
+        return self._cut(name)(self._stored[name].load()).to(dtype or self._dtype)
 
     def norm(self, module: str) -> Tensor:
         """[width] float32 in memory: norms are small, and the kernels compute in float32."""
@@ -58,6 +62,11 @@ class Weights:
     def linear(self, role: str, spec: LinearSpec) -> Linear:
         """A matrix product, its modules joined in one. role: its place in the layer, as `DecoderSpec.linears` calls it."""
         bias = self._joined(spec.modules, "bias") if spec.has_bias else None
+        if self._shard is not None and role in SUMMED_ROLES:
+            return SummedLinear(self._product(role, spec, None), bias, self._shard.group)
+        return self._product(role, spec, bias)
+
+    def _product(self, role: str, spec: LinearSpec, bias: Tensor | None) -> Linear:
         packed = self._packed(spec.modules)
         if packed is not None and self._rounding is not None:
             bits, num_narrow = bits_of(self._rounding, role, spec.rows)
@@ -74,9 +83,16 @@ class Weights:
             packed_head = packed if head is None else self._packed([head])
             if packed_head is not None and self._rounding is not None:
                 head_linear = QuantizedLinear(packed_head, None, torch.float32, self._rounding.head)
-                return QuantizedEmbedding(packed, self._dtype), head_linear
+                return QuantizedEmbedding(packed, self._dtype), self._gathered(head_linear)
         table = self.tensor(f"{embedding}.weight").clone(memory_format=torch.contiguous_format)
-        return PlainEmbedding(table), make_linear(table if head is None else self.tensor(f"{head}.weight"), is_head=True)
+        head_weight = table if head is None else self.tensor(f"{head}.weight")
+        return PlainEmbedding(table), self._gathered(make_linear(head_weight, is_head=True))
+
+    def _gathered(self, head: Linear) -> Linear:
+        return head if self._shard is None else GatheredHead(head, self._shard.vocab_widths, self._shard.group)
+
+    def _cut(self, name: str) -> Cut:
+        return WHOLE if self._shard is None else self._shard.cuts.get(name, WHOLE)
 
     def _joined(self, modules: Sequence[str], kind: str) -> Tensor:
         return torch.cat([self.tensor(f"{module}.{kind}") for module in modules])
@@ -84,14 +100,15 @@ class Weights:
     def _packed(self, modules: Sequence[str]) -> PackedWeight | None:
         """The weights of `modules`, joined, in blocks; None unless all of them are stored in blocks and may stay so."""
         names = [f"{module}.weight" for module in modules]
-        num_inputs = self._stored[names[0]].shape[1]
-        if self._rounding is None or not can_stay_quantized(num_inputs):
+        inputs = self._cut(names[0]).columns or range(self._stored[names[0]].shape[1])
+        if self._rounding is None or not can_stay_quantized(inputs):
             return None
         stored = [blocks for name in names if (blocks := self._stored[name].blocks()) is not None]
         if len(stored) < len(names):
             return None
         if len({blocks.format for blocks in stored}) == 1:
-            packed = pack_rows(torch.cat([blocks.rows for blocks in stored]), stored[0].format, num_inputs)
+            rows = [self._cut(name).of_rows(blocks.rows) for name, blocks in zip(names, stored, strict=True)]
+            packed = pack_rows(torch.cat(rows), stored[0].format, inputs)
             if packed is not None:
                 self._progress.update(len(names))
                 return packed.placed(self._memory)

@@ -1,0 +1,121 @@
+"""A `RankGroup` over torch.distributed's gloo, which moves bytes between CPUs by TCP.
+
+Owns the connections to the other ranks and to the store in which they find each other, which rank 0 serves. The group is not
+torch's default one, nothing about it comes from the environment, and several can live in one process.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from itertools import count
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed import GatherOptions, ProcessGroupGloo, Store, TCPStore  # type: ignore[attr-defined]
+
+from runtime.errors import CallboardError, RankLost, StartError
+
+START_TIMEOUT_S = 1800.0
+"""How long a rank waits for the others to come up, and to load their weights."""
+COLLECTIVE_TIMEOUT_S = 60.0
+"""How long a rank waits for the others to enter a collective. A rank that is known to be dead is told of at once."""
+
+
+class GlooGroup:
+    """Implements `RankGroup`; `connect` makes one."""
+
+    def __init__(self, rank: int, size: int, store: Store, processes: Any) -> None:
+        """processes: a `ProcessGroupGloo`, whose type stub lacks its collectives."""
+        self.rank = rank
+        self.size = size
+        self._store = store
+        self._processes = processes
+        self._rounds = count()
+
+    @classmethod
+    def connect(
+        cls,
+        host: str,
+        port: int,
+        *,
+        rank: int,
+        size: int,
+        start_timeout_s: float = START_TIMEOUT_S,
+        timeout_s: float = COLLECTIVE_TIMEOUT_S,
+    ) -> GlooGroup:
+        """Meet the other ranks at `host`:`port`, where rank 0 listens; it returns when all are there.
+
+        timeout_s: of each collective. Raises `StartError` if not all ranks come, or the port is taken.
+        """
+        with _raising(StartError, f"the {size} ranks can not meet at {host}:{port}"):
+            store = TCPStore(host, port, size, rank == 0, timedelta(seconds=start_timeout_s), wait_for_workers=True)
+            processes = ProcessGroupGloo(store, rank, size, _options(_address_towards(host, port), timeout_s))
+            return cls(rank, size, store, processes)
+
+    def all_reduce_sum(self, x: Tensor) -> None:
+        """See `RankGroup.all_reduce_sum`. Gathers and adds: gloo's own order of addition depends on a number's place in `x`."""
+        parts = [torch.empty_like(x) for _ in range(self.size)]
+        with _raising(RankLost, "the ranks could not add up their parts"):
+            self._processes.allgather([parts], [x]).wait()
+        total = parts[0].float()
+        for part in parts[1:]:
+            total += part
+        x.copy_(total)
+
+    def gather_columns(self, part: Tensor, widths: Sequence[int]) -> Tensor:
+        """See `RankGroup.gather_columns`. gloo wants parts of one size, so narrow ones are padded."""
+        num_rows, width = part.shape[0], max(widths)
+        padded = torch.nn.functional.pad(part, (0, width - part.shape[1])).contiguous()
+        parts = [padded.new_empty(num_rows, width) for _ in widths] if self.rank == 0 else []
+        with _raising(RankLost, "the ranks could not gather their logits"):
+            self._processes.gather([parts] if parts else [], [padded], GatherOptions()).wait()
+        if not parts:
+            return part
+        return torch.cat([received[:, :own] for received, own in zip(parts, widths, strict=True)], dim=1)
+
+    def broadcast(self, x: Tensor) -> None:
+        """See `RankGroup.broadcast`."""
+        with _raising(RankLost, "rank 0 could not hand out its hidden states"):
+            self._processes.broadcast([x]).wait()
+
+    def least(self, value: int) -> int:
+        """See `RankGroup.least`. Goes through the store, which waits longer than a collective."""
+        number = next(self._rounds)
+        with _raising(RankLost, "the ranks could not compare their sizes"):
+            self._store.set(f"least/{number}/{self.rank}", str(value))
+            return min(int(self._store.get(f"least/{number}/{rank}")) for rank in range(self.size))
+
+    def abort(self) -> None:
+        """See `RankGroup.abort`."""
+        self._processes.abort()
+
+
+@contextmanager
+def _raising(error_type: type[CallboardError], what: str) -> Iterator[None]:
+    """Everything that torch.distributed raises is one error."""
+    try:
+        yield
+    except (RuntimeError, OSError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise error_type(f"{what}: {reason:.300}") from error
+
+
+def _options(address: str, timeout_s: float) -> Any:
+    """`address`: this machine's, at which the others can reach it. By default gloo takes what the host's name resolves to."""
+    options = ProcessGroupGloo._Options()  # type: ignore[attr-defined]
+    options._devices = [ProcessGroupGloo.create_device(hostname=address)]
+    options._timeout = timedelta(seconds=timeout_s)
+    options._threads = 1  # one collective at a time
+    return options
+
+
+def _address_towards(host: str, port: int) -> str:
+    """This machine's address on the way to `host`: where a datagram would leave, though none is sent."""
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+    with socket.socket(family, kind, protocol) as probe:
+        probe.connect(address)
+        return str(probe.getsockname()[0])
