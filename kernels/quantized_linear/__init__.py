@@ -13,12 +13,22 @@ import torch
 from torch import Tensor
 
 from kernels import native
+from kernels.argmax import argmax
 from kernels.quantized_linear import reference
 from kernels.quantized_linear.packing import GGUF_TYPES, TILE, PackedWeight, pack, quantize, unpack_rows
 
-__all__ = ["GGUF_TYPES", "PackedWeight", "pack", "packed_rows", "quantize", "quantized_linear", "unpack_rows"]
+__all__ = [
+    "GGUF_TYPES",
+    "PackedWeight",
+    "pack",
+    "packed_rows",
+    "quantize",
+    "quantized_linear",
+    "quantized_linear_argmax",
+    "unpack_rows",
+]
 
-SLOTS = struct.Struct("15q")  # struct linear
+SLOTS = struct.Struct("16q")  # struct linear
 ROWS_SLOTS = struct.Struct("10q")  # struct packed_rows
 
 
@@ -41,31 +51,58 @@ def quantized_linear(
     run = native.function("quantized_linear")
     if run is None or not x.is_cpu or x.dtype not in native.FLOATS or out_dtype not in native.FLOATS:
         return reference.quantized_linear(x, packed, bias, out_dtype, activation_bits, num_narrow)
-    num_rows = x.shape[0]
-    bf16 = x.dtype is torch.bfloat16
-    out = x.new_empty((num_rows, packed.num_outputs), dtype=out_dtype)
-    failed = run(
-        SLOTS.pack(
-            out.data_ptr(),
-            x.data_ptr(),
-            packed.quants.data_ptr(),
-            packed.scales.data_ptr(),
-            0 if packed.minima is None else packed.minima.data_ptr(),
-            0 if bias is None else bias.data_ptr(),
-            num_rows,
-            packed.num_inputs,
-            packed.num_outputs,
-            x.stride(0) * (2 if bf16 else 4),
-            packed.bits,
-            packed.zero_point,
-            bf16,
-            out_dtype is torch.bfloat16,
-            packed.num_outputs if activation_bits == 8 else num_narrow,
-        )
-    )
+    out = x.new_empty((x.shape[0], packed.num_outputs), dtype=out_dtype)
+    num_narrow = packed.num_outputs if activation_bits == 8 else num_narrow
+    _check(run(_arguments(x, packed, bias, num_narrow, out=out)))
+    return out
+
+
+def quantized_linear_argmax(x: Tensor, packed: PackedWeight, bias: Tensor | None = None, *, activation_bits: int = 8) -> Tensor:
+    """The first index of the largest output of each row, [rows] int64; -1 for a row with a NaN or +inf, or without a number.
+
+    As of `quantized_linear` with float32 results, which are not stored.
+    """
+    run = native.function("quantized_linear")
+    if run is None or not x.is_cpu or x.dtype not in native.FLOATS:
+        return argmax(reference.quantized_linear(x, packed, bias, torch.float32, activation_bits, 0))
+    ids = x.new_empty((x.shape[0],), dtype=torch.int64)
+    _check(run(_arguments(x, packed, bias, packed.num_outputs if activation_bits == 8 else 0, ids=ids)))
+    return ids
+
+
+def _check(failed: int) -> None:
     if failed:
         raise MemoryError("no memory for the rounded activations of a linear layer")
-    return out
+
+
+def _arguments(
+    x: Tensor,
+    packed: PackedWeight,
+    bias: Tensor | None,
+    num_narrow: int,
+    *,
+    out: Tensor | None = None,
+    ids: Tensor | None = None,
+) -> bytes:
+    bf16 = x.dtype is torch.bfloat16
+    return SLOTS.pack(
+        0 if out is None else out.data_ptr(),
+        x.data_ptr(),
+        packed.quants.data_ptr(),
+        packed.scales.data_ptr(),
+        0 if packed.minima is None else packed.minima.data_ptr(),
+        0 if bias is None else bias.data_ptr(),
+        x.shape[0],
+        packed.num_inputs,
+        packed.num_outputs,
+        x.stride(0) * (2 if bf16 else 4),
+        packed.bits,
+        packed.zero_point,
+        bf16,
+        out is not None and out.dtype is torch.bfloat16,
+        num_narrow,
+        0 if ids is None else ids.data_ptr(),
+    )
 
 
 def packed_rows(packed: PackedWeight, rows: Tensor, dtype: torch.dtype) -> Tensor:

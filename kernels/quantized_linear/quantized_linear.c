@@ -9,6 +9,7 @@
  */
 #include <stdlib.h>
 
+#include "../best.h"
 #include "../parallel.h"
 #include "weights.h"
 
@@ -24,6 +25,7 @@
 #define PANEL_ROWS 32
 #define NUM_LEVELS 4
 #define OPERATIONS_PER_TASK 200000 /* about 1 us */
+#define TILES_PER_BEST 16 /* at least, in a task that looks for the largest output: finding it among 16 lanes has a price */
 
 /* As SLOTS in __init__.py lays it out. Strides in bytes. */
 struct linear {
@@ -37,23 +39,26 @@ struct linear {
     int64_t bits, zero_point; /* a weight is scale * (quant - zero_point) + minimum */
     int64_t x_bf16, out_bf16;
     int64_t num_narrow; /* the first outputs, which meet activations of 8 bits: whole tiles, or all */
+    int64_t *ids;       /* [rows] the index of each row's largest output, or -1; out is then not used. Or NULL */
 };
 
 struct product {
     const struct linear *linear;
     struct quad *quads[2]; /* 8 bits [panels][blocks][quads of the panel], 16 bits [panels][blocks][quads][2]; or NULL */
+    struct best *bests;    /* [spans of tiles][rows], if ids are asked for */
     int64_t num_blocks, num_tiles, num_narrow_tiles, tiles_per_task, num_panels;
 };
 
 /* The rows that meet a tile together. */
 struct panel {
     const struct quad *quads;
+    struct best_lanes *bests;         /* [its rows], instead of outputs that are stored; or NULL */
     int64_t row, num_rows, num_quads; /* its first row; its rows; quads between two blocks */
 };
 
 INLINE struct panel panel_at(const struct product *product, int64_t index, int wide) {
     int64_t row = index * PANEL_ROWS, num_rows = least(PANEL_ROWS, product->linear->num_rows - row);
-    return (struct panel){product->quads[wide] + row / QUAD_ROWS * product->num_blocks * (1 + wide), row, num_rows,
+    return (struct panel){product->quads[wide] + row / QUAD_ROWS * product->num_blocks * (1 + wide), NULL, row, num_rows,
                           round_up(num_rows, QUAD_ROWS) / QUAD_ROWS * (1 + wide)};
 }
 
@@ -205,10 +210,12 @@ INLINE void multiply_panel(const struct weights *weights, const struct quad *qua
         multiply_rows(weights, (struct rows){quads, first, 1, step}, sums + row, levels, bits, minima, wide);
 }
 
-INLINE void store_outputs(const struct linear *linear, int64_t row, int64_t column, f32x16 sum) {
+/* row: its index in the panel. */
+INLINE void store_outputs(const struct linear *linear, const struct panel *panel, int64_t row, int64_t column, f32x16 sum) {
     int64_t count = least(LANES, linear->num_outputs - column);
-    char *out = linear->out + row * linear->num_outputs * (linear->out_bf16 ? 2 : 4);
     if (linear->bias) sum += count == LANES ? load(linear->bias, column, 0) : load_some(linear->bias, column, count, 0);
+    if (panel->bests) return offer(panel->bests + row, sum, column, count);
+    char *out = linear->out + (panel->row + row) * linear->num_outputs * (linear->out_bf16 ? 2 : 4);
     if (count == LANES)
         store(out, column, sum, (int)linear->out_bf16);
     else
@@ -234,7 +241,7 @@ INLINE void multiply_many(const struct product *product, int64_t index, struct p
         for (int level = 0; level < NUM_LEVELS; level++) levels[level] = weights.scale * (1.0f + 0.25f * (float)level);
         multiply_panel(&weights, panel.quads, panel.num_rows, sums, levels, bits, minima && (wide || last), wide);
     }
-    for (int64_t r = 0; r < panel.num_rows; r++) store_outputs(product->linear, panel.row + r, index * LANES, sums[r]);
+    for (int64_t r = 0; r < panel.num_rows; r++) store_outputs(product->linear, &panel, r, index * LANES, sums[r]);
 }
 
 /* A block against up to four rows, a constant. half: which of its pair the block is; last: whether it is the last of the pair,
@@ -259,7 +266,7 @@ INLINE void multiply_few(const struct product *product, int64_t index, struct pa
     }
     if (block < product->num_blocks) multiply_block(&weights, &tile, &panel, block, 0, 1, sums, count, bits, minima, wide);
 #define STORE(r) \
-    if (r < count) store_outputs(product->linear, panel.row + r, index * LANES, sums[r]);
+    if (r < count) store_outputs(product->linear, &panel, r, index * LANES, sums[r]);
     STORE(0) STORE(1) STORE(2) STORE(3)
 }
 
@@ -274,29 +281,49 @@ INLINE void multiply_tile(const struct product *product, int64_t index, struct p
         multiply_many(product, index, panel, bits, minima, wide);
 }
 
-INLINE void multiply_by_kind(const struct product *product, int64_t index, int64_t panel, int wide) {
+INLINE void multiply_by_kind(const struct product *product, int64_t index, struct panel panel, int wide) {
     if (product->linear->bits == 8)
-        multiply_tile(product, index, panel_at(product, panel, wide), 8, 0, wide);
+        multiply_tile(product, index, panel, 8, 0, wide);
     else if (product->linear->minima)
-        multiply_tile(product, index, panel_at(product, panel, wide), 4, 1, wide);
+        multiply_tile(product, index, panel, 4, 1, wide);
     else
-        multiply_tile(product, index, panel_at(product, panel, wide), 4, 0, wide);
+        multiply_tile(product, index, panel, 4, 0, wide);
+}
+
+/* One of the spans of tiles against one panel. bests: [rows of the panel] or NULL. */
+static void multiply_span(const struct product *product, int64_t span, int64_t index, struct best_lanes *bests) {
+    int64_t tile = span * product->tiles_per_task, last = least(tile + product->tiles_per_task, product->num_tiles);
+    for (; tile < last; tile++) {
+        int wide = tile >= product->num_narrow_tiles;
+        struct panel panel = panel_at(product, index, wide);
+        panel.bests = bests;
+        wide ? multiply_by_kind(product, tile, panel, 1) : multiply_by_kind(product, tile, panel, 0);
+    }
 }
 
 static void multiply(const void *context, int64_t begin, int64_t end) {
     const struct product *product = context;
+    for (int64_t item = begin; item < end; item++) multiply_span(product, item / product->num_panels, item % product->num_panels, NULL);
+}
+
+static void multiply_for_best(const void *context, int64_t begin, int64_t end) {
+    const struct product *product = context;
     for (int64_t item = begin; item < end; item++) {
-        int64_t panel = item % product->num_panels, tile = item / product->num_panels * product->tiles_per_task;
-        for (int64_t last = least(tile + product->tiles_per_task, product->num_tiles); tile < last; tile++)
-            tile < product->num_narrow_tiles ? multiply_by_kind(product, tile, panel, 0)
-                                             : multiply_by_kind(product, tile, panel, 1);
+        int64_t span = item / product->num_panels, panel = item % product->num_panels, row = panel * PANEL_ROWS;
+        int64_t num_rows = least(PANEL_ROWS, product->linear->num_rows - row);
+        struct best_lanes lanes[PANEL_ROWS];
+        for (int64_t r = 0; r < num_rows; r++) lanes[r] = nothing_yet();
+        multiply_span(product, span, panel, lanes);
+        struct best *bests = product->bests + span * product->linear->num_rows + row;
+        for (int64_t r = 0; r < num_rows; r++) bests[r] = best_of_lanes(lanes + r);
     }
 }
 
 /* Tiles by twos, so that with bfloat16 outputs two threads seldom write to one line of the cache. */
 INLINE int64_t tiles_per_task(const struct linear *linear) {
     int64_t operations = least(linear->num_rows, PANEL_ROWS) * linear->num_inputs * LANES;
-    return round_up(most(1, OPERATIONS_PER_TASK / most(1, operations)), 2);
+    int64_t least_tiles = linear->ids ? TILES_PER_BEST : 2;
+    return round_up(most(1, OPERATIONS_PER_TASK / most(1, operations)), least_tiles);
 }
 
 /* Room for the rounded activations, of one kind or both; NULL when there is no memory. */
@@ -309,18 +336,27 @@ static struct quad *make_quads(struct product *product) {
     return quads;
 }
 
-/* Returns 0, or 1 when there is no memory for the rounded activations. */
+static void multiply_all(struct product *product, int64_t num_spans) {
+    const struct linear *linear = product->linear;
+    parallel(round_activations, product, linear->num_rows, most(1, 16384 / most(linear->num_inputs, 1)));
+    parallel(linear->ids ? multiply_for_best : multiply, product, num_spans * product->num_panels, 1);
+    for (int64_t row = 0; linear->ids && row < linear->num_rows; row++)
+        linear->ids[row] = best_of_tasks(product->bests + row, num_spans, linear->num_rows);
+}
+
+/* Returns 0, or 1 when there is no memory to work in. */
 EXPORT int64_t callboard_quantized_linear(const struct linear *linear) {
     struct product product = {.linear = linear, .num_blocks = linear->num_inputs / BLOCK};
     product.num_tiles = (linear->num_outputs + LANES - 1) / LANES;
     product.num_narrow_tiles = (linear->num_narrow + LANES - 1) / LANES;
     product.num_panels = (linear->num_rows + PANEL_ROWS - 1) / PANEL_ROWS;
     product.tiles_per_task = tiles_per_task(linear);
-    struct quad *quads = make_quads(&product);
-    if (!quads) return 1;
-    parallel(round_activations, &product, linear->num_rows, most(1, 16384 / most(linear->num_inputs, 1)));
     int64_t num_spans = (product.num_tiles + product.tiles_per_task - 1) / product.tiles_per_task;
-    parallel(multiply, &product, num_spans * product.num_panels, 1);
+    struct quad *quads = make_quads(&product);
+    if (linear->ids) product.bests = malloc((size_t)most(1, num_spans * linear->num_rows) * sizeof(struct best));
+    int failed = !quads || (linear->ids && !product.bests);
+    if (!failed) multiply_all(&product, num_spans);
+    free(product.bests);
     free(quads);
-    return 0;
+    return failed;
 }

@@ -44,6 +44,10 @@ class Model(Protocol):
         """Logits [rows, vocab] float32 in a new tensor, of rows of `hidden_states`."""
         ...
 
+    def argmax(self, hidden: Tensor) -> Tensor:
+        """[rows] int64 the first id with the largest of a row's logits, which are not kept; `INVALID_TOKEN` if not finite."""
+        ...
+
 
 class StepRunner:
     """Runs plans one after the other. Not thread-safe: the executor's worker owns it."""
@@ -99,6 +103,8 @@ class StepRunner:
             return self._table.commit(step, np.empty(0, dtype=np.int64)), ()
         model, kv = self._resident()
         hidden = model.hidden_states(step.batch, kv)  # [wanted, hidden]
+        if not (step.special_rows or step.extra_rows):
+            return self._table.commit(step, model.argmax(hidden).numpy()), ()
         logits = model.logits(hidden[: step.num_logits])  # [sampled, vocab]
         for row in step.extra_rows:
             row.fill_mask()

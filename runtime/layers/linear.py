@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from kernels import native
-from kernels.float_linear import PackedPanels, float_linear, pack_panels
+from kernels.argmax import argmax
+from kernels.float_linear import PackedPanels, float_linear, float_linear_argmax, pack_panels
 from runtime.layers.precision import has_onednn
 
 
@@ -28,6 +29,14 @@ class Linear(Protocol):
         ...
 
     def __call__(self, x: Tensor) -> Tensor: ...
+
+
+class Head(Linear, Protocol):
+    """The product that gives logits."""
+
+    def argmax(self, x: Tensor) -> Tensor:
+        """[tokens] int64, the first index of each row's largest output; -1 for a row with a NaN or +inf, or without a number."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +54,9 @@ class PanelLinear:
     def __call__(self, x: Tensor) -> Tensor:
         return float_linear(x, self.panels, self.bias, out_dtype=self.out_dtype)
 
+    def argmax(self, x: Tensor) -> Tensor:
+        return float_linear_argmax(x, self.panels, self.bias)
+
 
 @dataclass(frozen=True, slots=True)
 class BlockedLinear:
@@ -58,6 +70,9 @@ class BlockedLinear:
         if x.shape[0] == 1:
             return self._product(x.expand(2, -1))[:1]
         return self._product(x)
+
+    def argmax(self, x: Tensor) -> Tensor:
+        return argmax(self(x))
 
     def _product(self, x: Tensor) -> Tensor:
         result: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
@@ -78,8 +93,11 @@ class PlainLinear:
     def __call__(self, x: Tensor) -> Tensor:
         return torch.nn.functional.linear(x, self.weight, self.bias)
 
+    def argmax(self, x: Tensor) -> Tensor:
+        return argmax(self(x))
 
-def make_linear(weight: Tensor, bias: Tensor | None = None, *, is_head: bool = False) -> Linear:
+
+def make_linear(weight: Tensor, bias: Tensor | None = None, *, is_head: bool = False) -> Head:
     """The fastest product for `weight` [out_features, in_features] here; a packed one keeps no reference to `weight`.
 
     bias: [out_features] of the same dtype. is_head: who reads the result wants float32, so our kernel stores that at once.

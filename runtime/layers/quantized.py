@@ -14,7 +14,15 @@ import torch
 from torch import Tensor
 
 from kernels import native
-from kernels.quantized_linear import GGUF_TYPES, PackedWeight, pack, packed_rows, quantize, quantized_linear
+from kernels.quantized_linear import (
+    GGUF_TYPES,
+    PackedWeight,
+    pack,
+    packed_rows,
+    quantize,
+    quantized_linear,
+    quantized_linear_argmax,
+)
 from kernels.quantized_linear.packing import BLOCK, TILE
 
 
@@ -57,6 +65,10 @@ class QuantizedLinear:
         return quantized_linear(
             x, self.packed, self.bias, self.out_dtype, activation_bits=self.activation_bits, num_narrow=self.num_narrow
         )
+
+    def argmax(self, x: Tensor) -> Tensor:
+        """Of a head: its outputs are float32 and all meet the same activations."""
+        return quantized_linear_argmax(x, self.packed, self.bias, activation_bits=self.activation_bits)
 
 
 @dataclass(frozen=True, slots=True)

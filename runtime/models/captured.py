@@ -59,6 +59,10 @@ class CapturedDecoder:
         """See `Decoder.logits`."""
         return self._decoder.logits(hidden)
 
+    def argmax(self, hidden: Tensor) -> Tensor:
+        """See `Decoder.argmax`."""
+        return self._decoder.argmax(hidden)
+
     def _graph_for(self, page_size: int) -> KernelGraph | None:
         if self._can_capture and page_size != self._page_size:
             try:

@@ -18,7 +18,7 @@ from runtime.layers.attention import Attention
 from runtime.layers.embedding import Embedding
 from runtime.layers.forward import ForwardBatch, KVCache, KVShape, Queries
 from runtime.layers.gated_mlp import ACTIVATIONS, GatedMlp
-from runtime.layers.linear import Linear, PanelLinear
+from runtime.layers.linear import Head, Linear, PanelLinear
 from runtime.layers.parallel_linear import own_product
 from runtime.layers.quantized import QuantizedLinear
 from runtime.layers.rotary import RopeSpec, cos_sin_table
@@ -46,7 +46,7 @@ class Decoder:
     embedding: Embedding
     layers: tuple[Layer, ...]
     final_norm: Tensor  # [hidden]
-    head: Linear
+    head: Head
 
     @property
     def computes_in_kernels(self) -> bool:
@@ -64,7 +64,7 @@ class Decoder:
         return sum(linear.size_bytes for linear in self._products())
 
     def _products(self) -> list[Linear]:
-        products = [self.head]
+        products: list[Linear] = [self.head]
         for layer in self.layers:
             products += [layer.attention.qkv, layer.attention.output, layer.mlp.gate_up, layer.mlp.down]
         return products
@@ -102,6 +102,13 @@ class Decoder:
         if hidden.shape[0] == 0:
             return torch.empty(0, self.spec.vocab_size)
         return self.head(hidden).float()
+
+    @torch.inference_mode()
+    def argmax(self, hidden: Tensor) -> Tensor:
+        """[rows] int64, the first id with the largest of a row's `logits`; -1 if one is NaN or +inf, or none is a number."""
+        if hidden.shape[0] == 0:
+            return torch.empty(0, dtype=torch.int64)
+        return self.head.argmax(hidden)
 
     def _run_layers(self, batch: ForwardBatch, kv: KVCache) -> tuple[Tensor, Tensor]:
         """The normed input of the last layer, and the residual stream."""

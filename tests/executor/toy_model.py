@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import torch
 
+from kernels.argmax import argmax
 from runtime.executor.port import ExecutorLimits
 from runtime.layers.forward import ForwardBatch, KVCache
 from runtime.messages import SlotOpen, StepPlan, StepRow
@@ -29,6 +30,9 @@ class ToyModel:
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         return hidden.clone()
+
+    def argmax(self, hidden: torch.Tensor) -> torch.Tensor:
+        return argmax(self.logits(hidden))
 
     def hidden_states(self, batch: ForwardBatch, kv: KVCache) -> torch.Tensor:
         """The logits themselves."""

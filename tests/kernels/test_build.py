@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from kernels import build, native
-from kernels.argmax import argmax
 from kernels.gated_activation import gelu_and_mul, silu_and_mul
 from kernels.paged_attention import paged_attention
 from kernels.quantized_linear import quantize, quantized_linear
@@ -61,7 +60,7 @@ def test_a_changed_source_is_compiled_anew(fresh, toolchain):
 
 
 def test_every_operation_finds_its_function(compiled):
-    for name in ("rms_norm", "rope_and_write", "paged_attention", "gated_activation", "quantized_linear", "argmax"):
+    for name in ("rms_norm", "rope_and_write", "paged_attention", "gated_activation", "quantized_linear", "float_linear"):
         assert native.function(name) is not None
 
 
@@ -70,7 +69,6 @@ def call_everything() -> None:
     add_rms_norm(torch.ones(1, 32), torch.ones(1, 32), torch.ones(32), 1e-5)
     silu_and_mul(torch.ones(1, 32))
     gelu_and_mul(torch.ones(1, 32))
-    argmax(torch.ones(1, 32))
     quantized_linear(torch.ones(1, 32), quantize(torch.ones(16, 32)))
     heads, pages, at = torch.ones(1, 1, 8), torch.zeros(1, 1, 4, 8), torch.zeros(1, dtype=torch.int32)
     rope_and_write(heads, heads, heads, torch.ones(1, 8), at, pages, pages, at)

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from kernels import native
-from kernels.float_linear import float_linear, pack_panels, reference
-from kernels.float_linear.cases import CASES
+from kernels.argmax import argmax
+from kernels.float_linear import float_linear, float_linear_argmax, pack_panels, reference
+from kernels.float_linear.cases import CASES, Case
 
 TOLERANCE = {torch.bfloat16: (2**-7, 2e-2), torch.float32: (1e-5, 1e-4)}
 
@@ -34,6 +35,18 @@ def test_a_row_has_the_same_bits_alone_and_on_any_thread(compiled, case, dtype, 
     native.set_num_threads(1)
     for row in range(case.num_tokens):
         assert torch.equal(float_linear(x[row : row + 1], packed, bias), together[row : row + 1])
+
+
+@pytest.mark.parametrize("num_threads", [1, 3])
+@pytest.mark.parametrize("case", [*CASES, Case(29, 64, 3000, True), Case(5, 40, 5003, False)])
+def test_finds_the_largest_output_without_storing_any(compiled, case, dtype, num_threads, seeded):
+    x, weight, bias = draw(case, dtype, seeded)
+    x[3::5] = 0.0  # all outputs are equal, or the bias
+    x[4::5, -1] = float("nan")
+    packed = pack_panels(weight)
+    native.set_num_threads(num_threads)
+    expected = argmax(float_linear(x, packed, bias))  # in bfloat16 many outputs are equal
+    assert torch.equal(float_linear_argmax(x, packed, bias), expected)
 
 
 def test_a_wider_result_holds_the_same_numbers(compiled, dtype, seeded):

@@ -5,7 +5,17 @@ import pytest
 import torch
 
 from kernels import native
-from kernels.quantized_linear import GGUF_TYPES, pack, packed_rows, quantize, quantized_linear, reference, unpack_rows
+from kernels.argmax import argmax
+from kernels.quantized_linear import (
+    GGUF_TYPES,
+    pack,
+    packed_rows,
+    quantize,
+    quantized_linear,
+    quantized_linear_argmax,
+    reference,
+    unpack_rows,
+)
 from kernels.quantized_linear.cases import CASES
 
 RELATIVE_ERROR = 1e-5
@@ -57,6 +67,19 @@ def test_a_row_has_the_same_bits_in_any_batch_and_on_any_thread(compiled, gguf_t
     native.set_num_threads(1)
     for first, last in ((0, 140), (0, 1), (5, 7), (9, 12), (20, 27), (40, 73), (139, 140)):
         assert torch.equal(quantized_linear(x[first:last], packed, activation_bits=bits), together[first:last])
+
+
+@pytest.mark.parametrize("num_threads", [1, 3])
+@pytest.mark.parametrize("case", CASES)
+def test_finds_the_largest_output_without_storing_any(compiled, case, gguf_type, dtype, bits, num_threads, seeded):
+    packed = pack(raw_blocks(gguf_type, case.num_outputs, case.num_inputs, seeded), gguf_type, *case[2:0:-1])
+    x = torch.randn(case.num_rows, case.num_inputs, generator=seeded).to(dtype)
+    bias = torch.randn(case.num_outputs, generator=seeded) if case.bias else None
+    x[3::5] = 0.0  # all outputs are equal, or the bias
+    x[4::5, -1] = float("nan")
+    native.set_num_threads(num_threads)
+    expected = argmax(quantized_linear(x, packed, bias, torch.float32, activation_bits=bits))
+    assert torch.equal(quantized_linear_argmax(x, packed, bias, activation_bits=bits), expected)
 
 
 @pytest.mark.parametrize("num_rows", [1, 2, 5, 41])

@@ -106,3 +106,9 @@ def test_a_model_with_other_kernels_is_not_captured(decoder: Decoder, monkeypatc
     model = CapturedDecoder(decoder)
     assert torch.equal(model.forward(batch_of_two([4, 7]), kv), expected)
     assert not model.is_captured
+
+
+def test_the_largest_logits_are_found_without_logits(decoder: Decoder, replayed: CapturedDecoder) -> None:
+    hidden = decoder.hidden_states(batch_of_two([7, 2, 0]), decoder.kv_shape().allocate(2, 16))
+    assert replayed.argmax(hidden).tolist() == decoder.logits(hidden).argmax(-1).tolist()
+    assert replayed.argmax(hidden[:0]).tolist() == []
