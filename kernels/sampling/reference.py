@@ -141,7 +141,7 @@ def to_exponential(words: Tensor) -> Tensor:
 
     For small v it is the series, as 1 - v has lost the digits that matter most: the token chosen has one of the smallest.
     """
-    v = ((words.double() + 0.5) * 2.0**-32).float()
+    v = (words.float() + 0.5) * 2.0**-32
     series = v * (1.0 + v * (1 / 2 + v * (1 / 3 + v * (1 / 4 + v * (1 / 5)))))
     return torch.where(v < 1 / 16, series, -(1.0 - v).clamp(min=2.0**-25).log())
 
