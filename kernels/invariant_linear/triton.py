@@ -139,7 +139,7 @@ def _multiply_tile(
     for index in range(NUM_SLICES):
         first = (tl.program_id(1) + index) * slice_inputs
         last = tl.minimum(first + slice_inputs, num_inputs)
-        total += _slice(x_rows, weight_rows, first, last, num_inputs, IS_EVEN, ROWS, OUTPUTS, INPUTS)
+        total += add_span(x_rows, weight_rows, first, last, num_inputs, IS_EVEN, ROWS, OUTPUTS, INPUTS)
     if bias is not None:
         total += tl.load(bias + outputs % num_outputs)[None, :].to(tl.float32)
     start = (tl.program_id(1).to(tl.int64) * num_rows + rows) * num_outputs
@@ -148,7 +148,7 @@ def _multiply_tile(
 
 
 @triton.jit
-def _slice(
+def add_span(
     x_rows,
     weight_rows,
     first,
@@ -159,7 +159,10 @@ def _slice(
     OUTPUTS: tl.constexpr,
     INPUTS: tl.constexpr,
 ):
-    """The sum over the inputs from `first` to `last`, a fixed number at a time. [ROWS, OUTPUTS] float32"""
+    """The sum over the inputs from `first` to `last`, always as many at a time. [ROWS, OUTPUTS] float32
+
+    x_rows: [ROWS, 1] and weight_rows: [1, OUTPUTS], where each begins.
+    """
     total = tl.zeros((ROWS, OUTPUTS), tl.float32)
     for start in range(first, last, INPUTS):
         inputs = start + tl.arange(0, INPUTS)  # [INPUTS]
