@@ -25,9 +25,9 @@ def greedy(logits: Tensor) -> Tensor:
     logits: [rows, vocab] float32, contiguous last dimension. Returns [rows] int32. No host sync; CUDA graphs can hold it.
     """
     if logits.is_cuda:
-        from kernels.sampling import triton
+        from kernels.sampling.triton import greedy as greedy_in_triton
 
-        return triton.greedy(logits)
+        return greedy_in_triton(logits)
     return reference.greedy(logits)
 
 
@@ -59,7 +59,7 @@ def sample(
     if (allowed is None) != (allowed_rows is None):
         raise ValueError("allowed and allowed_rows go together")
     if logits.is_cuda:
-        from kernels.sampling import triton
+        from kernels.sampling.triton import sample as sample_in_triton
 
-        return triton.sample(logits, slots, positions, rules, history, needs, allowed, allowed_rows)
+        return sample_in_triton(logits, slots, positions, rules, history, needs, allowed, allowed_rows)
     return reference.sample(logits, slots, positions, rules, history, needs, allowed, allowed_rows)

@@ -66,7 +66,7 @@ def edit(row: Tensor, rules: SlotRules, slot: int, history: Tensor) -> None:
 def penalize_repetition(row: Tensor, penalty: Tensor, history: Tensor) -> None:
     """Divides the positive and multiplies the other logits of every token of the history [tokens] by `penalty`; -inf stays."""
     if penalty != 1.0:
-        ids = history.unique().long()
+        ids = history.long().bincount().nonzero()[:, 0]
         scores = row[ids]
         edited = torch.where(scores > 0, (scores / penalty).clamp(max=LARGEST_FLOAT), scores * penalty)
         row[ids] = torch.where(scores == -torch.inf, scores, edited)
@@ -75,8 +75,9 @@ def penalize_repetition(row: Tensor, penalty: Tensor, history: Tensor) -> None:
 def penalize_frequency(row: Tensor, frequency: Tensor, presence: Tensor, output: Tensor) -> None:
     """Subtracts, for every token of the output [tokens], its count times `frequency` plus `presence`."""
     if frequency != 0.0 or presence != 0.0:
-        ids, counts = output.unique(return_counts=True)
-        row[ids.long()] -= counts.float() * frequency + presence
+        counts = output.long().bincount()
+        ids = counts.nonzero()[:, 0]
+        row[ids] -= counts[ids].float() * frequency + presence
 
 
 def unpack(words: Tensor, vocab_size: int) -> Tensor:

@@ -75,10 +75,12 @@ class SlotRules:
         pinned: bool = False,
     ) -> SlotRules:
         """The rules of a plain greedy row for every slot. `pinned` is for a copy on the CPU that is sent to the device."""
-        sizes = [num_slots * dtype.itemsize for dtype in _SCALARS.values()]
-        scalars = torch.zeros(sum(sizes), dtype=torch.uint8, device=device, pin_memory=pinned)
-        parts = zip(_SCALARS.items(), scalars.split(sizes), strict=True)
-        fields = {name: part.view(dtype) for (name, dtype), part in parts}
+        num_bytes = num_slots * sum(dtype.itemsize for dtype in _SCALARS.values())
+        scalars = torch.zeros(num_bytes, dtype=torch.uint8, device=device, pin_memory=pinned)
+        fields, end = {}, 0
+        for name, dtype in _SCALARS.items():
+            start, end = end, end + num_slots * dtype.itemsize
+            fields[name] = scalars[start:end].view(dtype)
         fields["top_ps"].fill_(1.0)
         fields["repetition_penalties"].fill_(1.0)
         shapes = {"masked_ids": max_masked, "bias_ids": max_biases, "bias_values": max_biases}
