@@ -123,8 +123,8 @@ def _copy(
             scores = tl.where(is_forbidden & (scores == scores), -float("inf"), scores)
     tl.store(out_ptr + row * vocab_size + ids, scores, mask=inside)
     if HAS_EDITS:
-        is_penalized = _is_penalized(slot, repetition_ptr, frequency_ptr, presence_ptr)
-        tl.store(counts_ptr + row * vocab_size + ids, tl.zeros((BLOCK,), tl.int32), mask=inside & is_penalized)
+        num_cleared = tl.where(_is_penalized(slot, repetition_ptr, frequency_ptr, presence_ptr), vocab_size, 0)
+        tl.store(counts_ptr + row * vocab_size + ids, tl.zeros((BLOCK,), tl.int32), mask=ids < num_cleared)
 
 
 @triton.jit
