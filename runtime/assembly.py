@@ -100,7 +100,6 @@ class Assembly:
             self.parts.chat_template,
             self.ref(TOKENIZER, SCHEDULER),
             self.ref(TOKENIZER, HTTP),
-            self.ref(TOKENIZER, GRAMMAR),
             context_length=limits.context_length,
             vocab_size=limits.vocab_size,
             logit_processors=self.parts.config.executor.logit_processor_names,
@@ -135,6 +134,7 @@ class Assembly:
         return Scheduler(
             state,
             cache=self.ref(SCHEDULER, CACHE),
+            grammar=self.ref(SCHEDULER, GRAMMAR),
             executor=executor,
             detokenizer=self.ref(SCHEDULER, DETOKENIZER),
             http=self.ref(SCHEDULER, HTTP),

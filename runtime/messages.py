@@ -51,6 +51,8 @@ class Admit(Message, frozen=True, kw_only=True):
     params: SamplingParams
     text: TextOptions
     grammar_key: str | None = None
+    """Set together with `grammar`, and the same for the same one."""
+    grammar: GrammarSpec | None = None
     logprobs: LogprobOptions | None = None
     returns_hidden_states: bool = False
     priority: int = 0
@@ -78,22 +80,30 @@ class Abort(Message, frozen=True, kw_only=True):
 
 
 class CompileGrammar(Message, frozen=True, kw_only=True):
-    """Tokenizer → Grammar."""
+    """Scheduler → Grammar: `request_id` is the first to wait for `key`. Answered once, unless it is unwanted before."""
 
     request_id: int
     key: str
     grammar: GrammarSpec
 
 
-class GrammarReady(Message, frozen=True, kw_only=True):
-    """Grammar → Scheduler."""
+class GrammarUnwanted(Message, frozen=True, kw_only=True):
+    """Scheduler → Grammar: the last request that waited for `key` has left. Its answer may be on its way."""
 
     key: str
 
 
-class GrammarFailed(Message, frozen=True, kw_only=True):
-    """Grammar → Scheduler: every request that waits for `key` fails with `failure`."""
+class GrammarReady(Message, frozen=True, kw_only=True):
+    """Grammar → Scheduler: answers the `CompileGrammar` of `request_id`."""
 
+    request_id: int
+    key: str
+
+
+class GrammarFailed(Message, frozen=True, kw_only=True):
+    """Grammar → Scheduler: answers the `CompileGrammar` of `request_id`. Every request that waits for `key` fails."""
+
+    request_id: int
     key: str
     failure: Failure
 
@@ -331,6 +341,8 @@ class StepFailed(Message, frozen=True, kw_only=True):
     step_id: int
     reason: str
     is_fatal: bool = False
+    lost: Literal["engine", "rank"] = "engine"
+    """What is, if `is_fatal`. Another engine can be started in its place, another rank can not."""
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -1,9 +1,9 @@
 """The Scheduler actor: a thin shell that feeds messages to `Scheduling` and sends what comes out.
 
 Receives requests from the Tokenizer, aborts, answers of the Cache and the Grammar, and the executor's results, which are
-posted to its mailbox. Sends to the Cache, the executor, the Detokenizer, Http and Metrics. Steps are planned once per batch of
-messages. Commands to the engine are asked, and answered when they have run; other messages are handled meanwhile. A fatal step
-raises `EngineError`, so that the supervisor restarts the engine group.
+posted to its mailbox. Sends to the Cache, the Grammar, the executor, the Detokenizer, Http and Metrics. Steps are planned once
+per batch of messages. Commands to the engine are asked, and answered when they have run; other messages are handled meanwhile.
+A fatal step raises `EngineError`, so that the supervisor restarts the engine group.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ class Scheduler(Actor):
         state: Scheduling,
         *,
         cache: Ref,
+        grammar: Ref,
         executor: Executor,
         detokenizer: Ref,
         http: Ref,
@@ -61,7 +62,13 @@ class Scheduler(Actor):
     ) -> None:
         self._state = state
         self._executor = executor
-        self._refs = {"cache": cache, "detokenizer": detokenizer, "http": http, "metrics": metrics}
+        self._refs = {
+            "cache": cache,
+            "grammar": grammar,
+            "detokenizer": detokenizer,
+            "http": http,
+            "metrics": metrics,
+        }
         self._clock = clock
         self._num_commands = 0
         self._answers: dict[int, asyncio.Future[Done | Refused]] = {}

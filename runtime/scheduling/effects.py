@@ -8,7 +8,7 @@ from runtime.errors import Failure
 from runtime.messages import Finish, Message, RequestFailed, TextOpen, TokenBatch, TokenRow
 from runtime.scheduling.request import Request
 
-Destination = Literal["cache", "executor", "detokenizer", "http", "metrics", "asker"]
+Destination = Literal["cache", "grammar", "executor", "detokenizer", "http", "metrics", "asker"]
 Effect = tuple[Destination, Message]
 
 NUM_CONTEXT_TOKENS = 8

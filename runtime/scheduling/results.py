@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from runtime.errors import EngineError, Failure, InternalError
-from runtime.messages import GRAMMAR_DROPPED, INVALID_TOKEN, Finish, RowExtra, StepDone, StepRow
+from runtime.messages import INVALID_TOKEN, Finish, RowExtra, StepDone, StepRow
 from runtime.scheduling.admission import Admission
 from runtime.scheduling.batching import Step
 from runtime.scheduling.effects import Outbox
-from runtime.scheduling.grammars import GrammarAnswers
 from runtime.scheduling.ledger import PageLedger
 from runtime.scheduling.request import Request, Stage
 from runtime.scheduling.stopping import take_tokens
@@ -29,7 +28,6 @@ class Results:
         out: Outbox,
         ledger: PageLedger,
         admission: Admission,
-        grammars: GrammarAnswers,
         end: Callable[[Request], None],
         *,
         page_size: int,
@@ -37,7 +35,6 @@ class Results:
         self._out = out
         self._ledger = ledger
         self._admission = admission
-        self._grammars = grammars
         self._end = end
         self._page_size = page_size
 
@@ -68,8 +65,6 @@ class Results:
 
     def _take(self, request: Request, row: StepRow, token_id: int | None, extra: RowExtra | None) -> None:
         if extra is not None and extra.failure is not None:
-            if extra.failure.code == GRAMMAR_DROPPED:
-                self._grammars.forget(request.grammar_key)
             self._fail(request, extra.failure)
             return
         if extra is not None and request.gathering is not None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import deque
 
 from runtime.config import SchedulerConfig
-from runtime.errors import ConfigError, EngineError, Failure, InternalError, Overloaded, RequestError
+from runtime.errors import ConfigError, EngineError, Failure, InternalError, Overloaded, RankLost, RequestError
 from runtime.executor.port import ExecutorLimits
 from runtime.messages import (
     Abort,
@@ -41,7 +41,7 @@ from runtime.scheduling.batching import Batch, Step
 from runtime.scheduling.commands import Commands
 from runtime.scheduling.effects import Effect, Outbox
 from runtime.scheduling.entry import QueueLimit, granted_tokens
-from runtime.scheduling.grammars import GrammarAnswers
+from runtime.scheduling.grammars import GrammarWaits
 from runtime.scheduling.invariants import check_invariants
 from runtime.scheduling.ledger import PageLedger
 from runtime.scheduling.policy import Policy
@@ -87,9 +87,9 @@ class Scheduling:
         self.num_late_messages = 0
         self._policy = policy
         self._eos_token_ids = frozenset(eos_token_ids)
-        self._grammars = GrammarAnswers()
+        self._grammars = GrammarWaits(self._out)
         self.commands = Commands(self._out)
-        self._results = Results(self._out, self.ledger, self.admission, self._grammars, self._end, page_size=limits.page_size)
+        self._results = Results(self._out, self.ledger, self.admission, self._end, page_size=limits.page_size)
         self._queue_limit = QueueLimit(config.max_queued_requests)
         self._planned_step = 0
         self._retired_step = 0
@@ -133,6 +133,11 @@ class Scheduling:
         return self._grammars.is_awaited_by(request)
 
     @property
+    def asked_grammars(self) -> dict[str, int]:
+        """Keys that somebody waits for, and the request that they were asked for."""
+        return self._grammars.asked
+
+    @property
     def num_waiting(self) -> int:
         return len(self.requests) - len(self.admission.reserving) - len(self.batch)
 
@@ -156,7 +161,10 @@ class Scheduling:
         )
         self._num_arrivals += 1
         self.requests[request.request_id] = request
-        self._await_grammar(request, message.grammar_key)
+        if message.grammar_key is None or message.grammar is None:
+            self.admission.enqueue(request)
+        else:
+            self._grammars.wait(request, message.grammar_key, message.grammar)
 
     def abort(self, message: Abort) -> None:
         """End a request wherever it is.
@@ -175,22 +183,12 @@ class Scheduling:
         self._end(request)
 
     def grammar_ready(self, message: GrammarReady) -> None:
-        for request in self._grammars.answer(message.key, None):
+        for request in self._grammars.answered(message):
             self.admission.enqueue(request)
 
     def grammar_failed(self, message: GrammarFailed) -> None:
-        for request in self._grammars.answer(message.key, message.failure):
+        for request in self._grammars.answered(message):
             self._fail(request, message.failure)
-
-    def _await_grammar(self, request: Request, key: str | None) -> None:
-        if key is None:
-            self.admission.enqueue(request)
-        elif not self._grammars.is_known(key):
-            self._grammars.wait(request, key)
-        elif (failure := self._grammars[key]) is not None:
-            self._fail(request, failure)
-        else:
-            self.admission.enqueue(request)
 
     def _fail(self, request: Request, failure: Failure) -> None:
         self._out.fail(request, failure)
@@ -202,6 +200,7 @@ class Scheduling:
         if stage is Stage.RUNNING:
             self._vacate(request)
         self.admission.ended(request, stage)
+        self._grammars.leave(request)
         self._queue_limit.ended(self._now)
 
     # -- pages ---------------------------------------------------------------------------------------------------------
@@ -332,9 +331,10 @@ class Scheduling:
         self._out.send("metrics", stats)
 
     def step_failed(self, message: StepFailed) -> None:
-        """The requests of the step fail. Raises `EngineError` if the engine is lost."""
+        """The requests of the step fail. Raises `EngineError` if the engine is lost, and `RankLost` if that is for good."""
         if message.is_fatal:
-            raise EngineError(f"step {message.step_id} failed: {message.reason}")
+            error_type = RankLost if message.lost == "rank" else EngineError
+            raise error_type(f"step {message.step_id} failed: {message.reason}")
         step = self._retire(message.step_id)
         for request in step.requests if step is not None else ():
             if request.stage is not Stage.ENDED:

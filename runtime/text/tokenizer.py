@@ -1,8 +1,8 @@
 """The tokenizer: turns prompts into checked token ids.
 
 Owns the encoding of the last prompt, because the n choices of a request share one. Receives `Tokenize` and `Abort` from http,
-which also asks it to encode and decode texts; sends `Admit` and `Abort` to the scheduler in the order they came,
-`CompileGrammar` to grammar, and `Tokenized` or `RequestFailed` to http.
+which also asks it to encode and decode texts; sends `Admit` and `Abort` to the scheduler in the order they came, and
+`Tokenized` or `RequestFailed` to http.
 A long prompt is encoded on a thread, so that the event loop goes on; what came after it waits, so order is kept.
 """
 
@@ -19,7 +19,6 @@ from runtime.loading.vocabulary import Vocabulary
 from runtime.messages import (
     Abort,
     Admit,
-    CompileGrammar,
     CountTokens,
     DecodeTokens,
     Done,
@@ -48,7 +47,6 @@ class Tokenizer(Actor):
         chat_template: ChatTemplate | None,
         scheduler: Ref,
         http: Ref,
-        grammar: Ref,
         *,
         context_length: int,
         vocab_size: int,
@@ -57,7 +55,6 @@ class Tokenizer(Actor):
         self._encoding = PromptEncoding(vocabulary, chat_template, context_length=context_length, vocab_size=vocab_size)
         self._scheduler = scheduler
         self._http = http
-        self._grammar = grammar
         self._vocab_size = vocab_size
         self._logit_processors = logit_processors
         self._last: tuple[Prompt, tuple[int, ...] | Failure] | None = None
@@ -119,10 +116,6 @@ class Tokenizer(Actor):
         return self._last[1]
 
     def _admit(self, message: Tokenize, token_ids: tuple[int, ...]) -> None:
-        grammar_key = None
-        if message.grammar is not None:
-            grammar_key = key_of(message.grammar)
-            self._grammar.tell(CompileGrammar(request_id=message.request_id, key=grammar_key, grammar=message.grammar))
         self._http.tell(Tokenized(request_id=message.request_id, num_prompt_tokens=len(token_ids)))
         self._scheduler.tell(
             Admit(
@@ -130,7 +123,8 @@ class Tokenizer(Actor):
                 token_ids=token_ids,
                 params=message.params,
                 text=message.text,
-                grammar_key=grammar_key,
+                grammar_key=None if message.grammar is None else key_of(message.grammar),
+                grammar=message.grammar,
                 logprobs=message.logprobs,
                 returns_hidden_states=message.returns_hidden_states,
                 priority=message.priority,

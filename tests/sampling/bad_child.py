@@ -14,7 +14,7 @@ from runtime.sampling.grammar_frames import LENGTH, OUT_OF_MEMORY, Compile, Refu
 
 
 def obey(order: str) -> None:
-    match order:
+    match order.split()[0]:
         case "segfault":
             os.kill(os.getpid(), signal.SIGSEGV)
         case "killed":
@@ -23,6 +23,8 @@ def obey(order: str) -> None:
             os._exit(OUT_OF_MEMORY)
         case "cpu":
             os.kill(os.getpid(), signal.SIGPROF)
+        case "slow":
+            time.sleep(0.5)
         case "hang":
             time.sleep(600)
         case "lie":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 
 import pytest
 import uvloop
@@ -13,7 +13,7 @@ import uvloop
 from runtime.config import GrammarConfig
 from runtime.messages import GrammarCompiled, Message
 from runtime.params import GrammarSpec
-from runtime.sampling import grammar_process
+from runtime.sampling import grammar_compiler, grammar_process
 from runtime.sampling.grammar_backend import GrammarVocabulary
 from runtime.sampling.grammar_compiler import NUM_PROCESSES, ProcessCompiler
 from runtime.sampling.grammar_frames import Setup
@@ -113,6 +113,14 @@ class Compiling:
         self.answers: asyncio.Queue[Message] = asyncio.Queue()
         self.compiler.start(self.answers.put_nowait)
 
+    def submit(self, order: str) -> None:
+        self.compiler.submit(order, GrammarSpec("regex", order))
+
+    async def begun(self, keys: list[str]) -> None:
+        """Until they have got a process."""
+        while any(self.compiler._open[key].begun_s is None for key in keys):  # noqa: ASYNC110 - it has no event
+            await asyncio.sleep(0.01)
+
     async def answer(self) -> GrammarCompiled:
         message = await self.answers.get()
         assert isinstance(message, GrammarCompiled)
@@ -129,13 +137,91 @@ def test_one_that_hangs_holds_up_no_other(vocabulary: GrammarVocabulary) -> None
     async def scenario() -> None:
         stage = Compiling(vocabulary, GrammarConfig(grammar_compile_timeout=60.0), BAD_CHILD)
         for order in ("hang", "one", "segfault", "two"):
-            stage.compiler.submit(order, GrammarSpec("regex", order))
+            stage.submit(order)
         assert [(await stage.answer()).key for _ in range(3)] == ["one", "segfault", "two"]
         await stage.compiler.stop()
-        last = await stage.answer()
-        assert (last.key, last.is_lasting) == ("hang", False)
+        assert stage.answers.empty(), "what is not compiled is not answered"
 
     run(scenario())
+
+
+@pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_what_is_dropped_does_not_delay_the_next(
+    vocabulary: GrammarVocabulary, loop_factory: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    """As many hang as there are processes, and more wait: without the drops nothing would ever be answered again."""
+
+    async def scenario() -> None:
+        stage = Compiling(vocabulary, GrammarConfig(grammar_compile_timeout=600.0), BAD_CHILD)
+        hanging = [f"hang {number}" for number in range(NUM_PROCESSES + 10)]
+        for order in hanging:
+            stage.submit(order)
+        stage.submit("next")
+        await stage.begun(hanging[:NUM_PROCESSES])
+        for key in hanging:
+            stage.compiler.drop(key)
+        assert (await stage.answer()).key == "next"
+        assert stage.answers.empty()
+        await stage.compiler.stop()
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(asyncio.wait_for(scenario(), 120))
+
+
+def test_what_is_wanted_again_goes_on(vocabulary: GrammarVocabulary, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dropped while it is compiled, and submitted again before its process is killed: one process compiles it once."""
+    monkeypatch.setattr(grammar_compiler, "SPARED_S", 600.0)
+
+    async def scenario() -> None:
+        stage = Compiling(vocabulary, GrammarConfig(grammar_compile_timeout=60.0), BAD_CHILD)
+        stage.submit("slow")
+        await stage.begun(["slow"])
+        for _ in range(3):
+            stage.compiler.drop("slow")
+            stage.submit("slow")
+        assert len(stage.compiler._open) == 1
+        assert (await stage.answer()).key == "slow"
+        stage.submit("next")
+        assert (await stage.answer()).key == "next"
+        assert stage.answers.empty()
+        await stage.compiler.stop()
+
+    run(scenario())
+
+
+def test_a_new_listener_ends_what_the_old_one_wanted(vocabulary: GrammarVocabulary) -> None:
+    async def scenario() -> None:
+        stage = Compiling(vocabulary, GrammarConfig(grammar_compile_timeout=600.0), BAD_CHILD)
+        for order in ("hang 1", "hang 2", "old"):
+            stage.submit(order)
+        await stage.begun(["hang 1", "hang 2"])
+        answers: asyncio.Queue[Message] = asyncio.Queue()
+        stage.compiler.start(answers.put_nowait)
+        stage.submit("new")
+        message = await answers.get()
+        assert isinstance(message, GrammarCompiled)
+        assert message.key == "new"
+        assert answers.empty()
+        assert stage.answers.empty()
+        await stage.compiler.stop()
+
+    run(scenario())
+
+
+def test_a_bug_in_the_compiler_is_answered(
+    vocabulary: GrammarVocabulary, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        stage = Compiling(vocabulary, GrammarConfig(), BAD_CHILD)
+        monkeypatch.setattr(GrammarProcess, "compile", None)
+        stage.submit("one")
+        message = await stage.answer()
+        assert message.failure is not None
+        assert (message.failure.status, message.is_lasting) == (500, False)
+        await stage.compiler.stop()
+
+    run(scenario())
+    assert "a grammar was not compiled" in caplog.text
 
 
 def test_grammars_end_up_in_the_store(vocabulary: GrammarVocabulary) -> None:

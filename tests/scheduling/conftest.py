@@ -18,10 +18,14 @@ from runtime.messages import (
     AbortCause,
     Admit,
     CommandRan,
+    CompileGrammar,
     Done,
     EngineCommand,
     Finish,
     FlushCache,
+    GrammarFailed,
+    GrammarReady,
+    GrammarUnwanted,
     Message,
     PagesDenied,
     PagesGranted,
@@ -43,7 +47,7 @@ from runtime.messages import (
     UnwatchPrefix,
     WatchPrefix,
 )
-from runtime.params import LogprobOptions, SamplingParams, TextOptions
+from runtime.params import GrammarSpec, LogprobOptions, SamplingParams, TextOptions
 from runtime.scheduling.effects import Effect
 from runtime.scheduling.policy import load_policy
 from runtime.scheduling.request import Request
@@ -93,9 +97,14 @@ def make_admit(
         text=TextOptions(),
         priority=priority,
         grammar_key=grammar_key,
+        grammar=grammar_of(grammar_key),
         logprobs=logprobs,
         returns_hidden_states=returns_hidden_states,
     )
+
+
+def grammar_of(key: str | None) -> GrammarSpec | None:
+    return None if key is None else GrammarSpec("regex", key)
 
 
 def make_request(
@@ -188,6 +197,11 @@ class World:
         self.num_commands = 0
         self.answers: dict[int, Done | Refused] = {}
         self.num_unanswered_settles = 0
+        self.ready_grammars: set[str] = set()
+        """Keys that are answered by themselves; the others are up to the test."""
+        self.compiling: dict[str, int] = {}
+        """By key, the request that it was asked for."""
+        self.from_grammar: deque[GrammarReady] = deque()
 
     # -- one event each ------------------------------------------------------------------------------------------------
 
@@ -208,6 +222,23 @@ class World:
         for effect in self.state.take_effects():
             self._route(effect)
         self.state.check()
+        asked = self.compiling | {message.key: message.request_id for message in self.from_grammar}
+        assert self.state.asked_grammars == asked, "compiled is not what is waited for"
+
+    def hear_grammar(self) -> bool:
+        """The scheduler hears of a grammar that is ready."""
+        if not self.from_grammar:
+            return False
+        self.state.grammar_ready(self.from_grammar.popleft())
+        return True
+
+    def answer_grammar(self, key: str, failure: Failure | None = None) -> None:
+        """The scheduler hears of a grammar that is being compiled, or late of one that nobody waits for."""
+        request_id = self.compiling.pop(key, -1)
+        if failure is None:
+            self.state.grammar_ready(GrammarReady(request_id=request_id, key=key))
+        else:
+            self.state.grammar_failed(GrammarFailed(request_id=request_id, key=key, failure=failure))
 
     def serve_cache(self) -> bool:
         """The cache handles one message."""
@@ -268,8 +299,10 @@ class World:
         """Scheduler and cache go on until they have nothing to say; no step ends."""
         for _ in range(MOST_ROUNDS):
             self.advance()
-            if not (self.to_cache or self.from_cache):
+            if not (self.to_cache or self.from_cache or self.from_grammar):
                 return
+            while self.hear_grammar():
+                pass
             while self.serve_cache():
                 pass
             while self.hear_cache():
@@ -316,6 +349,16 @@ class World:
                     assert self.num_unanswered_settles == 1, "two SettleStep are unanswered"
                 self.sent_to_cache.append(message)
                 self.to_cache.append(message)
+            case "grammar", CompileGrammar(request_id=request_id, key=key, grammar=grammar):
+                assert grammar == grammar_of(key)
+                assert key not in self.compiling, "a grammar is asked for twice at a time"
+                if key in self.ready_grammars:
+                    self.from_grammar.append(GrammarReady(request_id=request_id, key=key))
+                else:
+                    self.compiling[key] = request_id
+            case "grammar", GrammarUnwanted(key=key):
+                self.compiling.pop(key, None)
+                self.from_grammar = deque(ready for ready in self.from_grammar if ready.key != key)
             case "executor", StepPlan():
                 self._check_budget(message)
                 self.plans.append(message)

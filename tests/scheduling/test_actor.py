@@ -52,7 +52,7 @@ class Stage:
         limits = make_limits()
         self.executor = FakeExecutor(limits)
         self.cache = PageCache(limits.num_pages, limits.page_size)
-        self.mailboxes = {name: Mailbox(name) for name in ("cache", "detokenizer", "http", "metrics")}
+        self.mailboxes = {name: Mailbox(name) for name in ("cache", "grammar", "detokenizer", "http", "metrics")}
         refs = {name: Ref("scheduler", mailbox) for name, mailbox in self.mailboxes.items()}
         self.results: list[Message] = []
         self.executor.start(self.results.append)
@@ -111,8 +111,8 @@ def test_every_message_that_may_come_late_is_taken() -> None:
         stage = Stage()
         await stage.tell(
             Abort(request_id=9, cause="disconnect"),
-            GrammarReady(key="g"),
-            GrammarFailed(key="h", failure=Failure(status=400, type="t", message="m")),
+            GrammarReady(request_id=9, key="g"),
+            GrammarFailed(request_id=9, key="h", failure=Failure(status=400, type="t", message="m")),
             PagesGranted(request_id=9, lease_id=9, pages=(), num_cached_tokens=0, num_available_pages=64),
             PagesDenied(request_id=9, num_available_pages=64),
             StepSettled(step_id=9, grown=(), denied=(), num_available_pages=64),

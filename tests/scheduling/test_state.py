@@ -6,9 +6,9 @@ import pytest
 
 from runtime.errors import ConfigError, EngineError, Failure
 from runtime.messages import (
+    AbortCause,
     Finish,
     GrammarFailed,
-    GrammarReady,
     PagesDenied,
     PagesGranted,
     ReservePages,
@@ -335,31 +335,66 @@ def test_pages_for_nobody_are_given_back() -> None:
 NO_GRAMMAR = Failure(status=400, type="invalid_request_error", message="no grammar")
 
 
-@pytest.mark.parametrize("is_early", [False, True])
-def test_a_failed_grammar_fails_its_requests(is_early: bool) -> None:
+def test_a_failed_grammar_fails_all_who_wait_for_it() -> None:
     world = World()
-    failed = GrammarFailed(key="g", failure=NO_GRAMMAR)
-    if is_early:
-        world.state.grammar_failed(failed)
     world.admit(1, PROMPT, grammar_key="g")
     world.admit(2, PROMPT, grammar_key="h", max_new_tokens=1)
-    if not is_early:
-        world.state.grammar_failed(failed)
+    world.admit(3, PROMPT, grammar_key="g")
     world.drain()
-    assert world.outputs.failures == {1: NO_GRAMMAR}
+    assert world.compiling == {"g": 1, "h": 2}
+    world.answer_grammar("g", NO_GRAMMAR)
+    world.drain()
+    assert world.outputs.failures == {1: NO_GRAMMAR, 3: NO_GRAMMAR}
     assert world.state.requests.keys() == {2}
-    world.state.grammar_ready(GrammarReady(key="h"))
+    world.answer_grammar("h")
     world.drain()
     world.assert_idle()
     assert world.outputs.finishes.keys() == {2}
 
 
-def test_an_early_grammar_is_there_for_a_late_request() -> None:
+@pytest.mark.parametrize("failure", [None, NO_GRAMMAR])
+def test_an_answer_is_not_remembered(failure: Failure | None) -> None:
+    """The grammar may be dropped, and the failure may pass."""
     world = World()
-    world.state.grammar_ready(GrammarReady(key="g"))
+    for request_id in (1, 2):
+        world.admit(request_id, PROMPT, grammar_key="g", max_new_tokens=1)
+        world.drain()
+        assert world.compiling == {"g": request_id}
+        world.answer_grammar("g", failure)
+        world.drain()
+        world.assert_idle()
+
+
+@pytest.mark.parametrize("cause", ["disconnect", "deadline", "restart", "api"])
+def test_a_grammar_is_unwanted_when_the_last_who_waits_has_left(cause: AbortCause) -> None:
+    world = World()
+    world.admit(1, PROMPT, grammar_key="g")
+    world.admit(2, PROMPT, grammar_key="g")
+    world.admit(3, PROMPT, grammar_key="h")
+    world.advance()
+    world.abort(1, cause)
+    world.advance()
+    assert world.compiling == {"g": 1, "h": 3}
+    world.abort(2, cause)
+    world.advance()
+    assert world.compiling == {"h": 3}
+
+
+def test_a_late_answer_does_not_end_a_new_wait() -> None:
+    """It is of the compilation before, which was given up; an answer of the new one follows."""
+    world = World()
     world.admit(1, PROMPT, grammar_key="g", max_new_tokens=1)
+    world.abort(1)
+    world.admit(2, PROMPT, grammar_key="g", max_new_tokens=1)
+    world.advance()
+    assert world.compiling == {"g": 2}
+    world.state.grammar_failed(GrammarFailed(request_id=1, key="g", failure=NO_GRAMMAR))
+    world.advance()
+    assert world.state.requests.keys() == {2}
+    world.answer_grammar("g")
     world.drain()
-    assert world.outputs.finishes.keys() == {1}
+    world.assert_idle()
+    assert world.outputs.finishes.keys() == {2}
 
 
 # -- admission ---------------------------------------------------------------------------------------------------------

@@ -17,8 +17,6 @@ from runtime.messages import (
     Admit,
     ContinueGeneration,
     EngineCommand,
-    GrammarFailed,
-    GrammarReady,
     PagesDenied,
     PauseGeneration,
     ReadWeights,
@@ -31,7 +29,7 @@ from runtime.messages import (
 from runtime.params import LogprobOptions, SamplingParams, TextOptions
 from tests.fakes.executor import constrained_token, hidden_state, logprobs_after, next_token
 from tests.fakes.matcher import allowed_ids
-from tests.scheduling.conftest import World, make_limits
+from tests.scheduling.conftest import World, grammar_of, make_limits
 
 EOS = (3,)
 VOCAB_SIZE = 12
@@ -40,7 +38,7 @@ SILENT_CAUSES = ("disconnect", "deadline", "restart", "stop_string")
 CAUSES = st.sampled_from(("disconnect", "stop_string", "deadline", "api", "restart"))
 STEMS = ((1, 2, 1, 2, 1, 2, 1, 2, 1), (1, 2, 1, 1, 1, 2, 2, 2), (5, 5, 5, 5, 5, 5, 5))
 READY_KEYS = ("c", "d", "e", "f", "h")
-"""Grammars that are ready from the beginning; "a" and "b" are answered now and then."""
+"""Grammars that are ready when they are asked for; "a" and "b" are answered now and then."""
 WISHES = (
     *((None, False),) * 4,
     (LogprobOptions(), False),
@@ -114,8 +112,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             schedule_conservativeness=conservativeness,
             max_queued_requests=max_queued,
         )
-        for key in READY_KEYS:
-            self._answer_grammar(key, is_ready=True)
+        self.world.ready_grammars.update(READY_KEYS)
 
     # -- events --------------------------------------------------------------------------------------------------------
 
@@ -156,6 +153,7 @@ class SchedulerMachine(RuleBasedStateMachine):
                 ),
                 text=TextOptions(),
                 grammar_key=grammar_key,
+                grammar=grammar_of(grammar_key),
                 logprobs=wish[0],
                 returns_hidden_states=wish[1],
                 priority=priority,
@@ -176,12 +174,16 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @rule(key=st.sampled_from(("a", "b")), is_ready=st.booleans())
     def answer_grammar(self, key: str, is_ready: bool) -> None:
-        self._answer_grammar(key, is_ready)
+        self.world.answer_grammar(key, None if is_ready else GRAMMAR_FAILURE)
 
     @rule(count=st.integers(1, 4))
     def serve_cache(self, count: int) -> None:
         for _ in range(count):
             self.world.serve_cache()
+
+    @rule()
+    def hear_grammar(self) -> None:
+        self.world.hear_grammar()
 
     @rule(count=st.integers(1, 4))
     def hear_cache(self, count: int) -> None:
@@ -252,8 +254,9 @@ class SchedulerMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         if not hasattr(self, "world"):
             return
+        self.world.advance()
         for key in ("a", "b"):
-            self._answer_grammar(key, is_ready=False)
+            self.world.answer_grammar(key, GRAMMAR_FAILURE)
         self.go_on()
         self.world.drain()
         assert len(self.world.answers) == self.world.num_commands, "a command has no answer"
@@ -341,12 +344,6 @@ class SchedulerMachine(RuleBasedStateMachine):
             if cause == "stop_string":  # the Detokenizer has ended the sequence itself
                 self.world.outputs.closed.add(request_id)
         self.world.state.abort(Abort(request_id=request_id, cause=cause))
-
-    def _answer_grammar(self, key: str, is_ready: bool) -> None:
-        if is_ready:
-            self.world.state.grammar_ready(GrammarReady(key=key))
-        else:
-            self.world.state.grammar_failed(GrammarFailed(key=key, failure=GRAMMAR_FAILURE))
 
 
 TestSchedulerMachine = SchedulerMachine.TestCase

@@ -15,11 +15,13 @@ from runtime.config import Config
 from runtime.errors import Failure
 from runtime.messages import RequestFailed, RequestStats, ReservePages, StepPlan, TextBatch, joined_logprobs
 from runtime.scheduling.state import Scheduling
+from runtime.text.tokenizer import key_of
+from tests.fakes.compiler import BROKEN_GRAMMAR, KILLED, REFUSAL, FakeCompiler
 from tests.fakes.executor import hidden_state, logprobs_after
 from tests.sim.audience import Client, Seat
 from tests.sim.faults import CrashingSupervisor, FaultyExecutor
 from tests.sim.oracle import Expected, Oracle
-from tests.sim.scenario import BROKEN_GRAMMAR, Scenario
+from tests.sim.scenario import Scenario
 
 ABORT_WITHIN_S = 0.5
 """Virtual time that an abort may take through mailboxes that are late."""
@@ -47,12 +49,19 @@ class Inspector:
     """Looks at everything and changes nothing."""
 
     def __init__(
-        self, scenario: Scenario, assembly: Assembly, supervisor: CrashingSupervisor, executor: FaultyExecutor
+        self,
+        scenario: Scenario,
+        assembly: Assembly,
+        supervisor: CrashingSupervisor,
+        executor: FaultyExecutor,
+        compiler: FakeCompiler,
     ) -> None:
         self._scenario = scenario
         self._assembly = assembly
         self._supervisor = supervisor
         self._executor = executor
+        self._compiler = compiler
+        self._unawaited_since: dict[str, float] = {}
         self._terminals: Counter[tuple[str, int]] = Counter()
         self._touched: set[str] = set()
         self._abandoned_at: dict[int, float] = {}
@@ -95,6 +104,7 @@ class Inspector:
         if scheduling is not None and SCHEDULER in self._touched:
             scheduling.check()
             self._check_abandoned(scheduling)
+            self._check_compiled(scheduling)
         self._touched.clear()
 
     def check_plan(self, plan: StepPlan) -> None:
@@ -124,6 +134,15 @@ class Inspector:
         }
         for request_id, since_s in self._abandoned_at.items():
             demand(now - since_s <= ABORT_WITHIN_S, f"request {request_id} runs for nobody, since {since_s:.3f} s")
+
+    def _check_compiled(self, scheduling: Scheduling) -> None:
+        """V1 for grammars: what nobody waits for is soon not compiled any more."""
+        now, awaited = self._assembly.parts.clock.monotonic(), scheduling.asked_grammars
+        self._unawaited_since = {
+            key: self._unawaited_since.get(key, now) for key in self._compiler.under_way if key not in awaited
+        }
+        for key, since_s in self._unawaited_since.items():
+            demand(now - since_s <= ABORT_WITHIN_S, f"{key} is compiled for nobody, since {since_s:.3f} s")
 
     def _check_order(self, request_id: int) -> None:
         """V11: first come (ids are given in that order), first served, but for those that wait for a prefix."""
@@ -188,6 +207,7 @@ class Inspector:
             "fenced pages": pool.num_fenced_pages,
             "pages that are neither free nor cached": pool.num_pages - pool.num_free_pages - pool.num_cached_pages,
             "sequences in the detokenizer": len(getattr(self._supervisor.cast[DETOKENIZER], "_sequences", ())),
+            "grammars being compiled": len(self._compiler.under_way),
             "watched prefixes": len(page_cache._watch),
             "messages on their way": sum(len(mailbox) for mailbox in self._supervisor._mailboxes.values()),
         }
@@ -213,8 +233,9 @@ def _is_broken(seat: Seat) -> bool:
 class Judge:
     """Compares what each client got with what the oracle says, and accepts only the failures that have a reason."""
 
-    def __init__(self, scenario: Scenario, oracle: Oracle) -> None:
+    def __init__(self, scenario: Scenario, oracle: Oracle, compiler: FakeCompiler) -> None:
         self._scenario = scenario
+        self._compiler = compiler
         self._config: Config = scenario.config
         self._oracle = oracle
 
@@ -297,11 +318,19 @@ class Judge:
                 return self._config.scheduler.max_queued_requests is not None
             case "deadline_exceeded":
                 return seat.ended_s - seat.sent_s >= self._config.http.request_timeout - 1e-6
-            case "unsupported_parameter":
+            case REFUSAL.code:
                 return _is_broken(seat)
+            case KILLED.code:
+                return self._was_compiler_killed(seat)
             case "draining":
                 return self._scenario.drain is not None and seat.ended_s >= self._scenario.drain.at_s
             case "engine_restarting":
                 return not self._scenario.is_calm
             case _:
                 return failure.status == 500 and not self._scenario.is_calm
+
+    def _was_compiler_killed(self, seat: Seat) -> bool:
+        """While the request was there, or so shortly before that its answer was on its way."""
+        assert seat.script.grammar is not None
+        failed_at_s = self._compiler.failed_at_s.get(key_of(seat.script.grammar), ())
+        return any(seat.sent_s - ABORT_WITHIN_S <= at_s <= seat.ended_s for at_s in failed_at_s)

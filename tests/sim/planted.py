@@ -18,7 +18,8 @@ from runtime.caching.page_cache import PageCache
 from runtime.caching.pool import PagePool
 from runtime.caching.radix import RadixTree
 from runtime.http.replies import Replies
-from runtime.messages import Abort, EngineLost, Release, StepDone, TextBatch, TokenBatch
+from runtime.messages import Abort, EngineLost, GrammarCompiled, GrammarUnwanted, Release, StepDone, TextBatch, TokenBatch
+from runtime.sampling.grammar import Grammar
 from runtime.scheduling.batching import Batch
 from runtime.scheduling.ledger import PageLedger
 from runtime.scheduling.policies import fcfs
@@ -211,6 +212,29 @@ def leave_requests_open_after_a_crash() -> Iterator[None]:
         return None
 
     with mock.patch.object(Replies, "lose_all", lose_all):
+        yield
+
+
+@plant
+def compile_for_nobody() -> Iterator[None]:
+    """What clients that left had asked for is compiled in front of what others ask for."""
+
+    async def ignore(self: Grammar, message: GrammarUnwanted) -> None:
+        return None
+
+    with mock.patch.dict(Grammar.handlers, {GrammarUnwanted: ignore}):
+        yield
+
+
+@plant
+def blame_the_grammar() -> Iterator[None]:
+    """That the compiler was killed once is remembered for ever."""
+    handler = Grammar.handlers[GrammarCompiled]
+
+    async def compiled(self: Grammar, message: GrammarCompiled) -> None:
+        await handler(self, msgspec.structs.replace(message, is_lasting=True))
+
+    with mock.patch.dict(Grammar.handlers, {GrammarCompiled: compiled}):
         yield
 
 

@@ -29,15 +29,15 @@ from runtime.messages import (
     UpdateWeights,
 )
 from runtime.params import GrammarSpec, LogprobOptions, Prompt, SamplingParams, TextOptions, TextPrompt, TokenPrompt
+from tests.fakes.compiler import BROKEN_GRAMMAR
 from tests.sim import vocabulary
 from tests.sim.choices import Choices
 from tests.sim.mailbox import Weather
 
 EDGES = ("http", "tokenizer", "detokenizer", "metrics")
-ENGINE = ("scheduler", "cache")
+ENGINE = ("scheduler", "cache", "grammar")
 POLICIES = ("fcfs", "fcfs", "lpm", "dfs-weight", "random", "priority")
 BURST_AT_S = 0.5
-BROKEN_GRAMMAR = "("
 GRAMMARS = ("a*", "b*", "c+", "d|e", "f", BROKEN_GRAMMAR)
 ORDER_DEADLINE_S = 1_000.0
 NO_DEADLINE_S = 1e5
@@ -123,6 +123,11 @@ class Scenario:
     step_faults: tuple[StepFault, ...]
     orders: tuple[Ask, ...]
     """Commands to the engine; each is answered if nothing breaks."""
+    compile_s: float
+    """What a grammar takes to compile."""
+    num_kept_grammars: int
+    compile_faults: tuple[int, ...]
+    """The grammars that fail to compile although nothing is wrong with them, in the order in which they are begun."""
 
     @property
     def aborts(self) -> bool:
@@ -159,6 +164,9 @@ def draw(choices: Choices) -> Scenario:
         crashes=_draw_crashes(choices) if is_rough else (),
         step_faults=_draw_step_faults(choices) if is_rough else (),
         orders=_draw_orders(choices) if choices.chance(0.3, "orders") else (),
+        compile_s=choices.pick((0.0, 0.05, 2.0), "compile time"),
+        num_kept_grammars=choices.pick((100, 0, 2), "kept grammars"),
+        compile_faults=tuple(choices.between(1, 6, "nth grammar") for _ in range(choices.pick((0, 0, 2), "compile faults"))),
     )
 
 

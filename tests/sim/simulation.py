@@ -12,13 +12,13 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from runtime.actors.actor import Actor, Ref, receives
 from runtime.actors.journal import FullJournal, read
 from runtime.actors.mailbox import Envelope
-from runtime.assembly import CACHE, GRAMMAR, SCHEDULER, Assembly, Parts
-from runtime.errors import EngineError, Unsupported
-from runtime.messages import CompileGrammar, Done, FlushCache, GrammarFailed, GrammarReady, Refused
+from runtime.assembly import CACHE, Assembly, Parts
+from runtime.errors import EngineError
+from runtime.messages import Done, FlushCache, Refused
 from runtime.metrics.registry import Registry
+from tests.fakes.compiler import FakeCompiler
 from tests.sim import scenario as scenarios
 from tests.sim import vocabulary
 from tests.sim.audience import Client
@@ -28,7 +28,7 @@ from tests.sim.invariants import Inspector, Judge, Violation, demand
 from tests.sim.loop import SimulationDeadlock, SimulationTooLong, VirtualClock, VirtualLoop, run
 from tests.sim.mailbox import ShuffledMailbox
 from tests.sim.oracle import Oracle
-from tests.sim.scenario import BROKEN_GRAMMAR, Ask
+from tests.sim.scenario import Ask
 
 MAILBOX_CAPACITY = 512
 HORIZON_S = 3_000.0
@@ -52,28 +52,6 @@ class Result:
     virtual_s: float
 
 
-class ScriptedGrammar(Actor):
-    """Compiles in no time, and knows one grammar that can not be compiled."""
-
-    def __init__(self, scheduler: Ref) -> None:
-        self._scheduler = scheduler
-
-    @receives(CompileGrammar)
-    async def compile(self, message: CompileGrammar) -> None:
-        if message.grammar.source == BROKEN_GRAMMAR:
-            failure = Unsupported("this grammar can not be compiled", param="regex").failure
-            self._scheduler.tell(GrammarFailed(key=message.key, failure=failure))
-        else:
-            self._scheduler.tell(GrammarReady(key=message.key))
-
-
-class ScriptedAssembly(Assembly):
-    """With a scripted grammar in place of compilers in child processes."""
-
-    def _grammar(self) -> Actor:
-        return ScriptedGrammar(self.ref(GRAMMAR, SCHEDULER))
-
-
 class Theatre:
     """Everything that one run is made of."""
 
@@ -92,6 +70,9 @@ class Theatre:
         )
         self.supervisor.arrange(self.scenario.crashes)
         self.executor = FaultyExecutor(self.scenario.limits, self.loop, self.scenario.step_s, self.scenario.step_faults)
+        self.compiler = FakeCompiler(
+            self.loop, self.scenario.compile_s, self.scenario.num_kept_grammars, self.scenario.compile_faults
+        )
         parts = Parts(
             config=self.scenario.config,
             executor=self.executor,
@@ -99,9 +80,10 @@ class Theatre:
             chat_template=None,
             registry=Registry("simulated"),
             clock=clock,
+            grammars=self.compiler,
         )
-        self.assembly = ScriptedAssembly(parts, self.supervisor)
-        self.inspector = Inspector(self.scenario, self.assembly, self.supervisor, self.executor)
+        self.assembly = Assembly(parts, self.supervisor)
+        self.inspector = Inspector(self.scenario, self.assembly, self.supervisor, self.executor, self.compiler)
         self.clients = [
             Client(number, script, self.assembly.replies, self.loop) for number, script in enumerate(self.scenario.scripts)
         ]
@@ -129,7 +111,7 @@ class Theatre:
         escalated.cancel()
         await self._settle()
         self.inspector.check_counts()
-        judge = Judge(self.scenario, Oracle(_VOCABULARY, self.scenario.limits))
+        judge = Judge(self.scenario, Oracle(_VOCABULARY, self.scenario.limits), self.compiler)
         for client in self.clients:
             judge.judge(client)
         await self.supervisor.stop()

@@ -15,7 +15,6 @@ from runtime.loading.vocabulary import Vocabulary
 from runtime.messages import (
     Abort,
     Admit,
-    CompileGrammar,
     DecodeTokens,
     Done,
     EncodeTexts,
@@ -51,13 +50,12 @@ class Stage:
     ) -> None:
         self.clock = ThreadClock()
         chat = None if template is None else ChatTemplate(template, vocabulary.special_tokens, self.clock)
-        self.scheduler, self.http, self.grammar = Outbox("scheduler"), Outbox("http"), Outbox("grammar")
+        self.scheduler, self.http = Outbox("scheduler"), Outbox("http")
         self.actor = Tokenizer(
             vocabulary,
             chat,
             self.scheduler.ref,
             self.http.ref,
-            self.grammar.ref,
             context_length=CONTEXT_LENGTH,
             vocab_size=vocab_size,
             logit_processors=("Shout",),
@@ -267,19 +265,17 @@ def test_order_is_kept_when_a_prompt_leaves_the_loop() -> None:
     assert isinstance(admit, Admit)
 
 
-def test_a_grammar_is_compiled_under_one_key() -> None:
+def test_the_same_grammar_has_the_same_key() -> None:
     stage = Stage()
     spec = GrammarSpec("regex", "a+\ud800")
     stage.receive(
-        tokenize(TokenPrompt((5,)), 1, grammar=spec), tokenize(TokenPrompt((6,)), 2, grammar=GrammarSpec("regex", "b"))
+        tokenize(TokenPrompt((5,)), 1, grammar=spec),
+        tokenize(TokenPrompt((5,)), 2, grammar=GrammarSpec("regex", "a+\ud800")),
+        tokenize(TokenPrompt((6,)), 3, grammar=GrammarSpec("regex", "b")),
     )
-    first, second = stage.grammar.take()
-    admits = stage.scheduler.take()
-    assert isinstance(first, CompileGrammar)
-    assert isinstance(second, CompileGrammar)
-    assert (first.request_id, first.grammar) == (1, spec)
-    assert [admit.grammar_key for admit in admits if isinstance(admit, Admit)] == [first.key, second.key]
-    assert first.key != second.key
+    first, second, third = [admit for admit in stage.scheduler.take() if isinstance(admit, Admit)]
+    assert first.grammar == second.grammar == spec
+    assert first.grammar_key == second.grammar_key != third.grammar_key
 
 
 def test_tools_reach_the_template() -> None:
