@@ -44,7 +44,7 @@ MAX_FRAME_BYTES = 512 * 2**20
 
 
 class CompileFailed(CallboardError):
-    """Why there is no grammar. `is_lasting`: the same grammar would fail again."""
+    """Why there is no grammar. `is_lasting`: the same grammar would fail again, whatever the machine does."""
 
     def __init__(self, failure: Failure, *, is_lasting: bool = True) -> None:
         super().__init__(failure.message)
@@ -71,7 +71,7 @@ class GrammarProcess:
             answer = await self._ask(process, Compile(grammar))
         except TimeoutError:
             await self.stop()
-            raise CompileFailed(_too_long(grammar, self._setup.cpu_s)) from None
+            raise CompileFailed(_no_time(), is_lasting=False) from None
         except msgspec.MsgspecError:  # it lives, but its memory is not what it was
             await self.stop()
             raise CompileFailed(_too_complex(grammar)) from None
@@ -141,7 +141,8 @@ class GrammarProcess:
         code = None if process is None else process.returncode
         log.warning("the grammar compiler ended (%s) at a grammar of kind %s", code, grammar.kind)
         if code == -signal.SIGPROF:
-            return CompileFailed(_too_long(grammar, self._setup.cpu_s))
+            # A busy machine is slower for each second of CPU too, so that another time it may do.
+            return CompileFailed(_refusal(grammar, f"takes more than {self._setup.cpu_s:g} s to compile"), is_lasting=False)
         if code == OUT_OF_MEMORY:
             limit = self._setup.memory_bytes // 2**20
             return CompileFailed(_refusal(grammar, f"takes more than {limit} MB to compile"))
@@ -181,5 +182,6 @@ def _too_complex(grammar: GrammarSpec) -> Failure:
     return _refusal(grammar, "is too complex: the compiler failed at it")
 
 
-def _too_long(grammar: GrammarSpec, limit_s: float) -> Failure:
-    return _refusal(grammar, f"takes more than {limit_s:g} s to compile")
+def _no_time() -> Failure:
+    """The CPU limit did not end it, so it hardly ran."""
+    return Unavailable("the machine is too busy to compile a grammar; the request is safe to send again", retry_after=1).failure

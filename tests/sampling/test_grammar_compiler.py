@@ -38,7 +38,7 @@ async def failure_of(process: GrammarProcess, order: str) -> CompileFailed:
     [
         ("segfault", 400, True, "too complex"),
         ("memory", 400, True, "1024 MB"),
-        ("cpu", 400, True, "30 s"),
+        ("cpu", 400, False, "30 s"),
         ("lie", 400, True, "too complex"),
         ("killed", 503, False, "ended from outside"),
     ],
@@ -98,7 +98,7 @@ def test_a_child_that_hangs_is_killed(vocabulary: GrammarVocabulary, monkeypatch
     async def scenario() -> None:
         process = GrammarProcess(setup(vocabulary, cpu_s=0.1), BAD_CHILD)
         error = await failure_of(process, "hang")
-        assert (error.failure.status, error.is_lasting) == (400, True)
+        assert (error.failure.status, error.failure.retry_after, error.is_lasting) == (503, 1, False)
         assert process.pid is None
 
     asyncio.run(scenario())
