@@ -111,6 +111,27 @@ class ExecutorConfig(Section, frozen=True, kw_only=True):
         return tuple(path.rpartition(":")[2] for path in self.logit_processor)
 
 
+class ParallelConfig(Section, frozen=True, kw_only=True):
+    tp_size: Annotated[
+        int, flag("processes (ranks) that share each layer of the model", aliases=("--tp", "--tensor-parallel-size"))
+    ] = 1
+    nnodes: Annotated[int, flag("machines that the ranks are spread over evenly; the server is started on each")] = 1
+    node_rank: Annotated[int, flag("which of the machines this is, from 0; HTTP is served on 0")] = 0
+    dist_init_addr: Annotated[
+        str | None,
+        flag(
+            "HOST:PORT of machine 0, on which the ranks meet; by default a free port that only this machine can reach",
+            aliases=("--nccl-init-addr", "--dist-init-address"),
+        ),
+    ] = None
+    dist_timeout: Annotated[
+        int | None, flag("seconds that a rank waits for the others in one exchange of numbers; by default 60")
+    ] = None
+    rank_secret_file: Annotated[
+        str | None, flag("file with the same secret, at least 16 bytes, on all machines, by which their ranks know each other")
+    ] = None
+
+
 class GrammarConfig(Section, frozen=True, kw_only=True):
     grammar_backend: Annotated[
         Literal["auto", "llguidance", "xgrammar"],
@@ -148,6 +169,7 @@ class Config(Section, frozen=True, kw_only=True):
     scheduler: SchedulerConfig = SchedulerConfig()
     cache: CacheConfig = CacheConfig()
     executor: ExecutorConfig = ExecutorConfig()
+    parallel: ParallelConfig = ParallelConfig()
     grammar: GrammarConfig = GrammarConfig()
     metrics: MetricsConfig = MetricsConfig()
     batches: BatchConfig = BatchConfig()
@@ -159,6 +181,7 @@ EMBEDDED_MODEL_NAME = "SmolLM2-135M-Instruct"
 def resolve(config: Config) -> Config:
     """Fill in the values that depend on others. Raises `ConfigError` that names the flag of the first impossible value."""
     _check_ranges(config)
+    _check_ranks(config.parallel)
     _check_override(config.model.json_model_override_args)
     model = msgspec.structs.replace(
         config.model, served_model_name=config.model.served_model_name or config.model.model_path or EMBEDDED_MODEL_NAME
@@ -199,6 +222,27 @@ def _check_ranges(config: Config) -> None:
     for name, key in (("--api-key", http.api_key), ("--admin-api-key", http.admin_api_key)):
         if key == "":
             raise ConfigError(f"{name} must not be empty; leave the flag out to serve without a key")
+
+
+def _check_ranks(parallel: ParallelConfig) -> None:
+    _between("tp_size", parallel.tp_size, 1, 1024)
+    _between("nnodes", parallel.nnodes, 1, parallel.tp_size)
+    _between("node_rank", parallel.node_rank, 0, parallel.nnodes - 1)
+    _at_least("dist_timeout", parallel.dist_timeout, 10)
+    if parallel.tp_size % parallel.nnodes != 0:
+        raise ConfigError(f"--nnodes {parallel.nnodes} does not divide --tp-size {parallel.tp_size}")
+    if parallel.dist_init_addr is not None:
+        split_address(parallel.dist_init_addr)
+    if parallel.nnodes > 1 and (parallel.dist_init_addr is None or parallel.rank_secret_file is None):
+        raise ConfigError(f"--nnodes {parallel.nnodes} needs --dist-init-addr and --rank-secret-file, the same on each machine")
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Host and port of `--dist-init-addr`, an IPv6 address in brackets. Raises `ConfigError`."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
+        raise ConfigError(f"--dist-init-addr must be HOST:PORT, not {address!r:.100}")
+    return host.removeprefix("[").removesuffix("]"), int(port)
 
 
 def _at_least(name: str, value: float | None, low: float) -> None:

@@ -8,10 +8,13 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from random import Random
+from typing import Any, NoReturn
 
 import uvloop
 
@@ -33,6 +36,8 @@ from runtime.watchdog import watch
 
 log = logging.getLogger("callboard")
 
+Guard = Callable[[], Coroutine[Any, Any, None]]
+Leave = Callable[[int], NoReturn]
 Signals = asyncio.Queue[signal.Signals]
 
 SWITCH_INTERVAL_S = 0.0005
@@ -41,39 +46,70 @@ SWITCH_INTERVAL_S = 0.0005
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the server until it is told to stop."""
+    leave: Leave = sys.exit
     try:
         config = with_seed(command_line.parse(sys.argv[1:] if arguments is None else arguments))
         _set_up_logging(config.metrics.log_level)
         sys.setswitchinterval(SWITCH_INTERVAL_S)
+        if config.parallel.tp_size > 1:
+            from runtime.parallel.leaving import leave_at_once as leave
+
+            uvloop.run(_run_rank(config))
+            leave(0)
         uvloop.run(_run(config))
     except CallboardError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the one line that a person sees
-        sys.exit(error.exit_code)
+        leave(error.exit_code)
     except KeyboardInterrupt:
-        sys.exit(130)
+        leave(130)
 
 
 async def _run(config: Config) -> None:
-    check_address(config.http.host, config.http.port)  # before the model is loaded, which takes longer
-    load_policy(config.scheduler.schedule_policy, Random(0))
-    check_formats(config.model.tool_call_parser, config.model.reasoning_parser)
-    checkpoint = open_checkpoint(config.model)
+    checkpoint = _check(config)
     await serve_parts(make_parts(config, checkpoint), checkpoint)
 
 
-async def serve_parts(parts: Parts, checkpoint: Checkpoint) -> None:
-    """Serve with actors made of `parts` until told to stop. Raises what ended the engine."""
+async def _run_rank(config: Config) -> None:
+    """As `_run`, with a model that several ranks share: the first one serves, the others compute what it tells them."""
+    from runtime.parallel.place import place_of  # what is about ranks is only imported where there are some
+
+    place = place_of(config.parallel, os.environ)
+    if not place.leads:
+        from runtime.rank import follow_from
+
+        return await follow_from(place, config)
+    from runtime.parallel.leading import leading
+
+    checkpoint = _check(config)
+    async with leading(config, place) as ranks:
+        parts = await ranks.load(partial(make_parts, config, checkpoint))
+        await serve_parts(parts, checkpoint, guard=ranks.watch)
+
+
+def _check(config: Config) -> Checkpoint:
+    """Find out what is wrong before the model is loaded, which takes longer."""
+    check_address(config.http.host, config.http.port)
+    load_policy(config.scheduler.schedule_policy, Random(0))
+    check_formats(config.model.tool_call_parser, config.model.reasoning_parser)
+    return open_checkpoint(config.model)
+
+
+async def serve_parts(parts: Parts, checkpoint: Checkpoint, guard: Guard | None = None) -> None:
+    """Serve with actors made of `parts` until told to stop. Raises what ended the engine.
+
+    `guard` watches over what the executor depends on, and returns only by raising why the engine is lost.
+    """
     journal = Journal(parts.clock)
     assembly = Assembly(parts, Supervisor(parts.clock, observe=journal))
     await assembly.supervisor.start()
     try:
-        await _serve(assembly, checkpoint, journal)
+        await _serve(assembly, checkpoint, journal, guard)
     finally:
         await assembly.supervisor.stop()
         parts.executor.stop()
 
 
-async def _serve(assembly: Assembly, checkpoint: Checkpoint, journal: Journal) -> None:
+async def _serve(assembly: Assembly, checkpoint: Checkpoint, journal: Journal, guard: Guard | None) -> None:
     """From the open port to the last answer."""
     config, clock = assembly.parts.config, assembly.parts.clock
     app = make_app(
@@ -97,13 +133,13 @@ async def _serve(assembly: Assembly, checkpoint: Checkpoint, journal: Journal) -
         gc.freeze()  # the model and the modules live as long as the process: not worth a look at each collection
         log.info("listening on http://%s:%d", config.http.host, port)
         log.info("The server is fired up and ready to roll!")
-        await _until_stopped(assembly, journal, signals)
+        await _until_stopped(assembly, journal, signals, guard)
     finally:
         await runner.cleanup()
         await files.stop()
 
 
-async def _until_stopped(assembly: Assembly, journal: Journal, signals: Signals) -> None:
+async def _until_stopped(assembly: Assembly, journal: Journal, signals: Signals, guard: Guard | None) -> None:
     """Wait for a signal and drain; or raise what ended the engine, after every open request got its error."""
     scheduler = assembly.ref(SUPERVISOR, SCHEDULER)
     timeout_s = assembly.parts.config.scheduler.watchdog_timeout
@@ -112,6 +148,8 @@ async def _until_stopped(assembly: Assembly, journal: Journal, signals: Signals)
         asyncio.create_task(assembly.supervisor.wait()),
         asyncio.create_task(watch(scheduler, assembly.parts.clock, timeout_s)),
     ]
+    if guard is not None:
+        ends.append(asyncio.create_task(guard()))
     (first, *_), others = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
     for task in others:
         task.cancel()

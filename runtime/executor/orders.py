@@ -7,14 +7,14 @@ Invariant: `to_batch(to_order(batch))` is `batch`, and bytes that are not the ar
 
 from __future__ import annotations
 
-import msgspec
 import torch
 from torch import Tensor
 
 from runtime.layers.forward import ForwardBatch
+from runtime.messages import Message
 
 
-class ComputeHidden(msgspec.Struct, frozen=True, kw_only=True, tag="hidden"):
+class ComputeHidden(Message, frozen=True, kw_only=True, tag="hidden"):
     """A `ForwardBatch`: its arrays as little-endian bytes, row by row."""
 
     num_tokens: int
@@ -31,7 +31,7 @@ class ComputeHidden(msgspec.Struct, frozen=True, kw_only=True, tag="hidden"):
     logit_rows: bytes
 
 
-class ComputeLogits(msgspec.Struct, frozen=True, kw_only=True, tag="logits"):
+class ComputeLogits(Message, frozen=True, kw_only=True, tag="logits"):
     """The head over so many rows, [num_rows, hidden] of the model's dtype, which rank 0 then broadcasts."""
 
     num_rows: int
