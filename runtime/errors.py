@@ -5,7 +5,8 @@
     ├── LoadError                model, tokenizer or weights do not load   process exits 3
     ├── StartError               port busy, disk full, no network          process exits 4
     ├── EngineError              the executor can not go on                process exits 5
-    │   └── RankLost                 another rank is gone or stuck             process exits 6, without a restart
+    │   ├── RankLost                 another rank is gone or stuck             process exits 6, without a restart
+    │   └── DeviceLost               the GPU computes nothing any more         process exits 7, without a restart
     └── RequestError             ends one request, never the server
         ├── InvalidRequest           400 invalid_request_error
         ├── ContextLengthExceeded    400 invalid_request_error / context_length_exceeded
@@ -65,12 +66,22 @@ class StartError(CallboardError):
 
 class EngineError(CallboardError):
     exit_code = 5
+    is_final: ClassVar[bool] = False
+    """Whether a restart of the engine group can not mend it, so that the process has to end."""
 
 
 class RankLost(EngineError):
     """A collective failed. The engine group is not restarted: its ranks have lost each other for good."""
 
     exit_code = 6
+    is_final = True
+
+
+class DeviceLost(EngineError):
+    """An error of the device that every later call in this process reports again: nothing can be computed any more."""
+
+    exit_code = 7
+    is_final = True
 
 
 class RequestError(CallboardError):

@@ -3,8 +3,9 @@
 Owns every mailbox and every actor task; mailboxes outlive the actors, so a restart loses at most the messages of the
 batch that crashed. A *group* is restarted together and its mailboxes are cleared, because its members' states only make
 sense together; a group of one is an edge actor and keeps what waits in its mailbox. More than `max_restarts` in `window_s`
-seconds escalates: `wait` raises `Escalated`. What a crash means for the requests in flight is not known here: `on_crash` of
-the group says so. It is called while no member lives, so what it sends is ahead of everything that the new members send.
+seconds escalates: `wait` raises `Escalated`; an error that no restart can mend is raised there at once. What a crash means for
+the requests in flight is not known here: `on_crash` of the group says so. It is called while no member lives, so what it sends
+is ahead of everything that the new members send.
 
 Invariant: of each group, at most one restart runs at a time; every lost ask is answered with an error.
 """
@@ -108,7 +109,7 @@ class Supervisor:
             raise
 
     async def wait(self) -> None:
-        """Returns only by raising `Escalated`."""
+        """Returns only by raising `Escalated`, or the error of an actor that no restart can mend."""
         assert self._escalated is not None, "start comes first"
         await asyncio.shield(self._escalated)
 
@@ -182,6 +183,9 @@ class Supervisor:
         """Restart until all members run: one may crash while the others still start."""
         while group.crashes:
             crash = await self._bury(group)
+            if isinstance(crash.error, EngineError) and crash.error.is_final:
+                self._escalate(crash.error)
+                break
             if self._is_too_often(group):
                 self._escalate(Escalated(f"{crash.name} crashed {len(group.crash_times)} times: {crash.error}"))
                 break
@@ -224,7 +228,7 @@ class Supervisor:
             group.crash_times.popleft()
         return len(group.crash_times) > group.max_restarts
 
-    def _escalate(self, error: Escalated) -> None:
+    def _escalate(self, error: EngineError) -> None:
         if self._escalated is not None and not self._escalated.done():
             self._escalated.set_exception(error)
 

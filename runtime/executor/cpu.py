@@ -19,7 +19,7 @@ import torch
 
 from kernels import native
 from runtime.clock import Clock, SystemClock
-from runtime.errors import EngineError
+from runtime.errors import EngineError, RankLost
 from runtime.executor.extras import NO_EXTENSIONS, Extensions
 from runtime.executor.port import ExecutorLimits, PostResult
 from runtime.executor.step_runner import STEP_ERRORS, Model, StepRunner
@@ -155,6 +155,8 @@ class CpuExecutor:
         try:
             result = self._runner.run(plan)
             self._upkeep.step_ended()
+        except RankLost as error:
+            result = StepFailed(step_id=plan.step_id, reason=str(error), is_fatal=True, lost="rank")
         finally:
             if result is None:  # a defect: this thread ends with the traceback, and the engine group has to restart
                 result = StepFailed(step_id=plan.step_id, reason="the executor's worker died", is_fatal=True)
@@ -173,6 +175,8 @@ class CpuExecutor:
             done.set_result(None)
         except STEP_ERRORS as error:
             done.set_exception(EngineError(f"the model can not compute a step: {error}"))
+        except RankLost as error:
+            done.set_exception(error)
         finally:
             if not done.done():
                 done.set_exception(EngineError("the executor's worker died while it warmed up"))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 
 from runtime.config import ModelConfig
-from runtime.errors import InvalidRequest, LoadError
+from runtime.errors import Conflict, InvalidRequest, LoadError
 from runtime.executor.memory import return_freed_memory
 from runtime.executor.step_runner import Model
 from runtime.layers.forward import KVCache
@@ -17,6 +17,32 @@ from runtime.models.architectures import spec_for
 from runtime.models.captured import CapturedDecoder
 from runtime.models.load import load_model
 from runtime.models.spec import weight_shapes
+
+
+class SharedSource:
+    """Where rank 0's part of a model comes from. `num_ranks` share the model, and none can exchange its part by itself."""
+
+    def __init__(self, checkpoint: Checkpoint, num_ranks: int) -> None:
+        self._checkpoint = checkpoint
+        self._num_ranks = num_ranks
+
+    def check_release(self) -> NoReturn:
+        """Raises `Conflict`."""
+        raise Conflict(
+            f"weights and memory can not be exchanged while {self._num_ranks} ranks share the model (--tp): restart the server"
+        )
+
+    def load(self, model_path: str | None, load_format: str | None) -> NoReturn:
+        """Raises `Conflict`."""
+        self.check_release()
+
+    def read(self, name: str, num_rows: int) -> Any:
+        """See `upkeep.Source.read`: the files are whole."""
+        return _read(self._checkpoint, name, num_rows)
+
+    def allocate(self) -> NoReturn:
+        """Raises `Conflict`."""
+        self.check_release()
 
 
 class CheckpointSource:
@@ -29,6 +55,9 @@ class CheckpointSource:
         self._config = config
         self._checkpoint = checkpoint
         self._num_positions = num_positions
+
+    def check_release(self) -> None:
+        """All of it can be taken again."""
 
     def load(self, model_path: str | None, load_format: str | None) -> Model:
         """The weights of `model_path`, in the server's --dtype. Raises `LoadError`, `ConfigError` or `StartError`."""
@@ -43,11 +72,7 @@ class CheckpointSource:
 
     def read(self, name: str, num_rows: int) -> Any:
         """See `upkeep.Source.read`; the values are those of the files, before any rounding to `--dtype`."""
-        shapes = weight_shapes(spec_for(self._checkpoint.config))
-        if name not in shapes:
-            raise InvalidRequest(f"the model has no parameter {name!r:.200}", param="name")
-        tensor = self._checkpoint.tensors(shapes)[name].load()
-        return tensor[:num_rows].float().tolist()
+        return _read(self._checkpoint, name, num_rows)
 
     def _config_for(self, model_path: str, load_format: str | None) -> ModelConfig:
         formats = ("auto", "safetensors", "gguf", "dummy")
@@ -66,6 +91,13 @@ class CheckpointSource:
         )
         return_freed_memory()
         return CapturedDecoder(model)
+
+
+def _read(checkpoint: Checkpoint, name: str, num_rows: int) -> Any:
+    shapes = weight_shapes(spec_for(checkpoint.config))
+    if name not in shapes:
+        raise InvalidRequest(f"the model has no parameter {name!r:.200}", param="name")
+    return checkpoint.tensors(shapes)[name].load()[:num_rows].float().tolist()
 
 
 def _shapes(checkpoint: Checkpoint) -> tuple[object, ...]:

@@ -37,6 +37,10 @@ COMMAND_ERRORS = (CallboardError, OSError, *STEP_ERRORS)
 class Source(Protocol):
     """Where an engine's weights and memory come from."""
 
+    def check_release(self) -> None:
+        """Raises `Conflict` if weights and memory that were given back could not be taken again."""
+        ...
+
     def load(self, model_path: str | None, load_format: str | None) -> Model:
         """The weights of another checkpoint, or those that are served; raises `LoadError` if their shapes are not the same."""
         ...
@@ -114,7 +118,7 @@ class Upkeep:
         return self._source
 
     def _release(self, tags: tuple[str, ...]) -> None:
-        self._sources()  # what can not be taken again is not given back
+        self._sources().check_release()
         if "weights" in tags:
             self._runner.model = None
         if "kv_cache" in tags:

@@ -17,11 +17,13 @@ NUM_PROMPT_TOKENS = 64
 
 
 def rehearsal_limits(limits: ExecutorLimits) -> ExecutorLimits:
-    """Limits of a cache that just holds the rehearsal."""
-    num_sequences = min(NUM_SEQUENCES, limits.num_slots)
+    """Limits of a cache that just holds the rehearsal: no page number of it is beyond those of `limits`."""
     context_length = min(NUM_PROMPT_TOKENS + 2, limits.context_length)
-    num_pages = num_sequences * -(-context_length // limits.page_size)
-    return msgspec.structs.replace(limits, num_slots=num_sequences, context_length=context_length, num_pages=num_pages)
+    num_pages_each = -(-context_length // limits.page_size)
+    num_sequences = min(NUM_SEQUENCES, limits.num_slots, max(1, limits.num_pages // num_pages_each))
+    return msgspec.structs.replace(
+        limits, num_slots=num_sequences, context_length=context_length, num_pages=num_sequences * num_pages_each
+    )
 
 
 def rehearsal_cache(kv: KVCache, limits: ExecutorLimits) -> KVCache:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from kernels.argmax import argmax
 from runtime.layers.linear import Linear
 from runtime.layers.rank_group import RankGroup
 
@@ -49,6 +50,10 @@ class GatheredHead:
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.group.gather_columns(self.product(x), self.widths)
+
+    def argmax(self, x: Tensor) -> Tensor:
+        """See `Head.argmax`; elsewhere than on rank 0 of its own part."""
+        return argmax(self(x).float())
 
 
 def own_product(linear: Linear) -> Linear:

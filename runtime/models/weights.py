@@ -11,7 +11,7 @@ from tqdm import tqdm
 from kernels.huge_pages import HugePages
 from kernels.quantized_linear import PackedWeight
 from runtime.layers.embedding import Embedding, PlainEmbedding
-from runtime.layers.linear import Linear, make_linear
+from runtime.layers.linear import Head, Linear, make_linear
 from runtime.layers.parallel_linear import GatheredHead, SummedLinear
 from runtime.layers.quantized import (
     QuantizedEmbedding,
@@ -73,7 +73,7 @@ class Weights:
             return QuantizedLinear(packed, None if bias is None else bias.float(), self._dtype, bits, num_narrow)
         return make_linear(self._joined(spec.modules, "weight"), bias)
 
-    def embedding_and_head(self, embedding: str, head: str | None) -> tuple[Embedding, Linear]:
+    def embedding_and_head(self, embedding: str, head: str | None) -> tuple[Embedding, Head]:
         """Both ends of the network from the modules of these names; without a head the embedding's weight is used twice.
 
         The logits of a plain head are rounded to the model's dtype, those of a quantized one are not.
@@ -88,7 +88,7 @@ class Weights:
         head_weight = table if head is None else self.tensor(f"{head}.weight")
         return PlainEmbedding(table), self._gathered(make_linear(head_weight, is_head=True))
 
-    def _gathered(self, head: Linear) -> Linear:
+    def _gathered(self, head: Head) -> Head:
         return head if self._shard is None else GatheredHead(head, self._shard.vocab_widths, self._shard.group)
 
     def _cut(self, name: str) -> Cut:
