@@ -9,6 +9,9 @@ from typing import Literal, NamedTuple, Protocol
 
 from perf.static_batch import NUM_WARM_UPS, Times
 
+MIN_PAGES = 4
+"""Executors refuse to run with less than a few."""
+
 Kind = Literal["decode", "prefill"]
 
 
@@ -72,7 +75,7 @@ class StepLoad:
             "page-size": self.page_size,
             "context-length": self.max_tokens,
             "max-running-requests": self.num_rows,
-            "max-total-tokens": self.num_rows * self.max_tokens,
+            "max-total-tokens": max(self.num_rows * self.max_tokens, MIN_PAGES * self.page_size),
             "chunked-prefill-size": self.max_step_tokens,
         }
         return [text for name, value in sizes.items() for text in (f"--{name}", str(value))]
