@@ -21,6 +21,10 @@ def silu_and_mul(gate_up: Tensor) -> Tensor:
     gate_up: [tokens, 2 * intermediate], the gate first, bfloat16 or float32, last dimension contiguous.
     Returns a new [tokens, intermediate] of the same dtype.
     """
+    if gate_up.is_cuda:
+        from kernels.gated_activation.triton import silu_and_mul as silu_in_triton
+
+        return silu_in_triton(gate_up)
     out = _in_c(gate_up, SILU)
     return reference.silu_and_mul(gate_up) if out is None else out
 
@@ -30,6 +34,10 @@ def gelu_and_mul(gate_up: Tensor, approximate: str = "tanh") -> Tensor:
 
     approximate: "tanh" (Hendrycks and Gimpel's formula) or "none" (the error function).
     """
+    if gate_up.is_cuda:
+        from kernels.gated_activation.triton import gelu_and_mul as gelu_in_triton
+
+        return gelu_in_triton(gate_up, approximate)
     out = _in_c(gate_up, GELUS[approximate])
     return reference.gelu_and_mul(gate_up, approximate) if out is None else out
 

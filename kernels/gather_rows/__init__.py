@@ -18,6 +18,8 @@ def gather_rows(x: Tensor, rows: Tensor) -> Tensor:
 
     x: [tokens, width] of any dtype, last dimension contiguous. rows: [rows] int64, contiguous, each inside x.
     """
+    if x.is_cuda:
+        return x.index_select(0, rows)
     run = native.function("gather_rows")
     if run is None or not x.is_cpu or rows.dtype is not torch.int64:
         return reference.gather_rows(x, rows)

@@ -20,6 +20,10 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     contiguous. weight: [hidden] bfloat16 or float32, contiguous.
     Returns a new tensor like x. A token's result does not depend on the other tokens.
     """
+    if x.is_cuda:
+        from kernels.rms_norm.triton import rms_norm as rms_norm_in_triton
+
+        return rms_norm_in_triton(x, weight, eps)
     run = native.function("rms_norm")
     if run is None or not x.is_cpu or x.dtype not in native.FLOATS or weight.dtype not in native.FLOATS:
         return reference.rms_norm(x, weight, eps)
@@ -51,6 +55,10 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Ten
 
     x, residual: [tokens, hidden], one dtype. The sum is rounded to that dtype before it is normalised.
     """
+    if x.is_cuda:
+        from kernels.rms_norm.triton import add_rms_norm as add_rms_norm_in_triton
+
+        return add_rms_norm_in_triton(x, residual, weight, eps)
     run = native.function("rms_norm")
     dtype = x.dtype
     if (

@@ -1,4 +1,4 @@
-"""Rotary position embedding of queries and keys, fused with the write of keys and values to their pages."""
+"""Rotary position embedding of queries and keys, norms before it where there are, and the write of keys and values to pages."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from kernels import native
+from kernels.rms_norm import rms_norm
 from kernels.rope import reference
 
 SLOTS = struct.Struct("22q")  # struct rope
@@ -24,8 +25,13 @@ def rope_and_write(
     write_slots: Tensor,
     *,
     interleaved: bool = False,
-) -> None:
-    """Rotates q in place, writes the rotated k and v to their pages; k and v themselves stay as they are.
+    q_norm: Tensor | None = None,
+    k_norm: Tensor | None = None,
+    eps: float = 0.0,
+) -> Tensor:
+    """Returns q rotated, [tokens, heads, head_dim], and writes the rotated k and v to their pages; k and v stay as they are.
+
+    Without norms q is rotated in place and is what is returned; with them its memory may be overwritten or not.
 
     q: [tokens, heads, head_dim]; k, v: [tokens, kv_heads, head_dim]; bfloat16 or float32, any strides (views of one fused
     buffer are meant) with a contiguous last dimension.
@@ -34,12 +40,32 @@ def rope_and_write(
     positions: [tokens] int32. write_slots: [tokens] int32, page * page_size + offset; a negative slot writes nothing.
     key_pages, value_pages: [pages, kv_heads, page_size, head_dim], contiguous.
     interleaved: pairs are (2i, 2i + 1) as in GPT-J; otherwise (i, i + rotary_dim / 2) as in GPT-NeoX and Llama.
+    q_norm, k_norm: [head_dim], both or none: `rms_norm` with `eps` of each head before it is rotated, rounded to q's dtype.
     """
+    if q.is_cuda:
+        from kernels.rope.triton import rope_and_write as rope_in_triton
+
+        return rope_in_triton(
+            q,
+            k,
+            v,
+            cos_sin,
+            positions,
+            key_pages,
+            value_pages,
+            write_slots,
+            interleaved=interleaved,
+            q_norm=q_norm,
+            k_norm=k_norm,
+            eps=eps,
+        )
+    if q_norm is not None and k_norm is not None:
+        q, k = rms_norm(q, q_norm, eps), rms_norm(k, k_norm, eps)
     run = native.function("rope_and_write")
     dtype = q.dtype
     if run is None or not q.is_cpu or dtype not in native.FLOATS or key_pages.dtype != dtype or value_pages.dtype != dtype:
         reference.rope_and_write(q, k, v, cos_sin, positions, key_pages, value_pages, write_slots, interleaved=interleaved)
-        return
+        return q
     num_tokens, num_heads, head_dim = q.shape
     bf16 = dtype is torch.bfloat16
     item_bytes = 2 if bf16 else 4
@@ -72,3 +98,4 @@ def rope_and_write(
             bf16,
         )
     )
+    return q

@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kernels.rms_norm.reference import rms_norm
+
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
     """Rotates the first `2 * cos.shape[-1]` dimensions of x [tokens, heads, head_dim]; cos, sin: [tokens, rotary_dim / 2]."""
@@ -43,9 +45,16 @@ def rope_and_write(
     write_slots: Tensor,
     *,
     interleaved: bool = False,
-) -> None:
-    """See `kernels.rope.rope_and_write`."""
+    q_norm: Tensor | None = None,
+    k_norm: Tensor | None = None,
+    eps: float = 0.0,
+) -> Tensor:
+    """See `kernels.rope.rope_and_write`. Changes q in place and returns it."""
+    if q_norm is not None and k_norm is not None:
+        q.copy_(rms_norm(q, q_norm, eps))
+        k = rms_norm(k, k_norm, eps)
     cos, sin = cos_sin[positions.long()].chunk(2, dim=-1)  # [tokens, rotary_dim / 2] each
     q.copy_(rotate(q, cos, sin, interleaved))
     write(rotate(k, cos, sin, interleaved), key_pages, write_slots)
     write(v, value_pages, write_slots)
+    return q
