@@ -16,11 +16,13 @@ class ParsedCall:
     id: str
     name: str
     fragments: list[str] = field(default_factory=list)
+    is_cut: bool = False
+    """It is the last one, and the output has reached its token limit."""
 
     @property
     def arguments(self) -> str:
-        """JSON text. A call without any is one with no arguments."""
-        return "".join(self.fragments) or "{}"
+        """JSON text, of which the end may be cut. A call without any is one with no arguments."""
+        return "".join(self.fragments) or ("" if self.is_cut else "{}")
 
 
 class ParsedOutput:
@@ -53,6 +55,8 @@ class ParsedOutput:
         """What `row` adds. A `CallBegin` among them has its id."""
         pieces = [named for piece in self._parse(row) if (named := self._take(piece)) is not None]
         self._count(row)
+        if self.calls and row.finish is not None and row.finish.type == "length":
+            self.calls[-1].is_cut = True
         return pieces
 
     def _parse(self, row: TextRow) -> list[Piece]:

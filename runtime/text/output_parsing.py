@@ -19,7 +19,7 @@ from runtime.pieces import Piece, PieceParser
 from runtime.text.chat_template import ChatTemplate
 from runtime.text.parsing import structural_tag as tags
 from runtime.text.parsing.call_format import CallFormat
-from runtime.text.parsing.chain import Chain, FirstCall
+from runtime.text.parsing.chain import Chain, FirstCall, RequiredCalls
 from runtime.text.parsing.cursor import StreamParser, joined
 from runtime.text.parsing.formats import REASONING, TOOL_CALLS, call_format, chosen, reasoning_format
 from runtime.text.parsing.reasoning_format import ReasoningFormat
@@ -96,6 +96,8 @@ class OutputParsing:
             parsers.append(StreamParser(lambda cursor: reasoning.read(cursor, starts_inside)))
         if calls is not None:
             parser = _calls_parser(calls, wish.tools)
+            if wish.tool_choice == "required":
+                parser = RequiredCalls(parser, has_text=self._reasoning is not None and reasoning is None)
             parsers.append(parser if wish.parallel_tool_calls else FirstCall(parser))
         return parsers[0] if len(parsers) == 1 else Chain(*parsers)
 

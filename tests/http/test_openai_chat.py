@@ -165,6 +165,30 @@ def test_a_named_tool_is_called_once() -> None:
     run(test)
 
 
+def test_a_required_call_that_is_cut() -> None:
+    """The reason is the length, the content is empty, and the call is there as far as it has come."""
+
+    async def test(door: Door, client: openai.AsyncOpenAI) -> None:
+        seen: set[str | None] = set()
+        for max_tokens in range(1, len(CALL) // 4 - 4):
+            arguments: Any = {"messages": says(CALL), "tools": [WEATHER], "tool_choice": "required", "max_tokens": max_tokens}
+            whole = (await client.chat.completions.create(model=MODEL, **arguments)).choices[0]
+            stream = await client.chat.completions.create(model=MODEL, **arguments, stream=True)
+            last = [chunk.choices[0] async for chunk in stream]
+            assert whole.finish_reason == last[-1].finish_reason == "length"
+            assert not whole.message.content
+            assert not any(choice.delta.content for choice in last)
+            deltas = [call for choice in last for call in choice.delta.tool_calls or ()]
+            written = "".join(call.function.arguments or "" for call in deltas if call.function)
+            assert [call.function.name for call in whole.message.tool_calls or ()] == ["weather"] * bool(deltas)
+            assert "".join(call.function.arguments for call in whole.message.tool_calls or ()) == written
+            assert '{"city": "Paris"}'.startswith(written)
+            seen.add(written if deltas else None)
+        assert {None, ""} < seen, "it is cut before, in and behind its name"
+
+    run(test)
+
+
 async def _nothing() -> Any:
     for item in ():
         yield item

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
+import msgspec
 import pytest
 import xgrammar
 from xgrammar.testing import _is_grammar_accept_string
@@ -78,6 +80,10 @@ def calls_of(pieces: list[Piece]) -> list[Any]:
     return list(zip(names, arguments, strict=True))
 
 
+def arguments_of(pieces: list[Piece]) -> str:
+    return "".join(piece.text for piece in pieces if isinstance(piece, CallArguments))
+
+
 @pytest.mark.parametrize("name", CALL_NAMES)
 def test_a_required_call_is_what_the_parser_reads(name: str) -> None:
     parsing = OutputParsing(name, None)
@@ -115,6 +121,29 @@ def test_parallel_calls_are_one_when_the_client_wants_one(name: str) -> None:
     assert accepts(many, twice)
     assert not accepts(grammar, twice)
     assert len(calls_of(parse(parsing, REQUIRED, twice))) == 2
+
+
+@pytest.mark.parametrize("name", CALL_NAMES)
+def test_a_required_call_that_is_cut_is_no_text(name: str) -> None:
+    """What there is of its arguments comes as such; its markup never comes as what the model has to say."""
+    parsing = OutputParsing(name, None)
+    output = WRITTEN[name]
+    whole = parse(parsing, REQUIRED, output)
+    for cut in range(len(output)):
+        pieces = parse(parsing, REQUIRED, output[:cut])
+        assert not any(isinstance(piece, TextPiece) for piece in pieces), output[:cut]
+        assert pieces[:1] == whole[: min(len(pieces), 1)]
+        # An output that ends where a call may end is taken to have ended there, and half a marker for a part of a value.
+        assert arguments_of(whole).startswith(re.sub(r"(\\n)?(</?[a-z_]*)?}?$", "", arguments_of(pieces)))
+
+
+def test_the_reasoning_before_a_required_call_that_is_cut_is_kept() -> None:
+    parsing = OutputParsing("qwen25", "qwen3")
+    output = "<think>\nHm.\n</think>\n\n" + WRITTEN["qwen25"][:30]
+    for cut in range(output.index("<tool_call>") + 1, len(output)):
+        assert parse(parsing, REQUIRED, output[:cut]) == [ReasoningPiece("Hm.")]
+        whole = parse(parsing, msgspec.structs.replace(REQUIRED, separates_reasoning=False), output[:cut])
+        assert whole == [TextPiece("<think>\nHm.\n</think>")]
 
 
 def test_a_model_without_a_format_is_made_to_write_an_array() -> None:

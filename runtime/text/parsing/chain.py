@@ -42,5 +42,29 @@ class FirstCall:
         return _of_first_call(self._parser.close())
 
 
+class RequiredCalls:
+    """Leaves out text where a grammar allows none: it is the markup of a call that the token limit or a stop string has cut.
+
+    `has_text`: something that is no call comes first, and is text; what is held back at the end is still markup.
+    """
+
+    def __init__(self, parser: PieceParser, *, has_text: bool) -> None:
+        self._parser = parser
+        self._has_text = has_text
+
+    def feed(self, text: str) -> list[Piece]:
+        """See `PieceParser`."""
+        pieces = self._parser.feed(text)
+        return pieces if self._has_text else _without_text(pieces)
+
+    def close(self) -> list[Piece]:
+        """See `PieceParser`."""
+        return _without_text(self._parser.close())
+
+
+def _without_text(pieces: list[Piece]) -> list[Piece]:
+    return joined([piece for piece in pieces if not isinstance(piece, TextPiece)])
+
+
 def _of_first_call(pieces: list[Piece]) -> list[Piece]:
     return joined([piece for piece in pieces if not isinstance(piece, CallBegin | CallArguments) or piece.index == 0])
