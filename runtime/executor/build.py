@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from functools import partial
 
 from runtime.clock import SystemClock
 from runtime.config import Config
 from runtime.executor.cpu import CpuExecutor
 from runtime.executor.extras import NO_GRAMMARS, Extensions
+from runtime.executor.led_model import LedModel, Send
 from runtime.executor.memory import ModelSize, allocate_kv, free_memory_bytes, return_freed_memory, size_limits
+from runtime.executor.order_worker import OrderWorker
 from runtime.executor.port import ExecutorLimits
-from runtime.executor.source import CheckpointSource
-from runtime.executor.thread_count import choose_num_threads
+from runtime.executor.shared_limits import agree_on_limits, check_same_model
+from runtime.executor.source import CheckpointSource, SharedSource
+from runtime.executor.thread_count import choose_num_threads, num_usable_cores
+from runtime.layers.forward import KVCache
+from runtime.layers.rank_group import RankGroup
 from runtime.loading.checkpoint import Checkpoint
 from runtime.models.captured import CapturedDecoder
 from runtime.models.decoder import Decoder
@@ -23,12 +29,28 @@ from runtime.sampling.matcher import MatcherSource
 log = logging.getLogger(__name__)
 
 
-def build_executor(config: Config, checkpoint: Checkpoint, matchers: MatcherSource = NO_GRAMMARS) -> CpuExecutor:
-    """An executor that waits for `start`. `matchers`: the store that the Grammar actor fills.
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """The ranks that share the model, as rank 0 sees them."""
+
+    group: RankGroup
+    send: Send
+    """Brings an order to every other rank."""
+    num_local: int | None = None
+    """Ranks on this machine, which share its memory and cores; None: as many as on each of `--nnodes`."""
+
+
+def build_executor(
+    config: Config, checkpoint: Checkpoint, matchers: MatcherSource = NO_GRAMMARS, ranks: Ranks | None = None
+) -> CpuExecutor:
+    """An executor that waits for `start`. `matchers`: the store that the Grammar actor fills. `ranks`: None is this one alone.
 
     Raises `LoadError` about the model and `ConfigError` about the cache and the logit processors.
     """
     processors = load_processors(config.executor.logit_processor)
+    extensions = Extensions(matchers, processors, jumps_forward=not config.executor.disable_jump_forward)
+    if ranks is not None:
+        return _build_led_executor(config, checkpoint, extensions, ranks)
     model = load_model(
         checkpoint,
         dtype=config.model.dtype,
@@ -52,9 +74,68 @@ def build_executor(config: Config, checkpoint: Checkpoint, matchers: MatcherSour
         limits,
         num_threads=num_threads,
         num_torch_threads=num_torch_threads,
-        extensions=Extensions(matchers, processors, jumps_forward=not config.executor.disable_jump_forward),
+        extensions=extensions,
         source=CheckpointSource(config.model, checkpoint, model.num_positions, allocate),
     )
+
+
+def build_order_worker(
+    config: Config, checkpoint: Checkpoint, group: RankGroup, num_local_ranks: int | None = None
+) -> OrderWorker:
+    """What a rank that follows computes with; it waits for `start`. All ranks have to be built at the same time.
+
+    num_local_ranks: as `Ranks.num_local`. Raises like `build_executor`, and `RankLost` if another rank does not come as far.
+    """
+    part = _load_part(config, checkpoint, group, num_local_ranks)
+    return OrderWorker(
+        part.model, part.kv, part.limits, group, num_threads=part.num_threads, num_torch_threads=part.num_torch_threads
+    )
+
+
+def _build_led_executor(config: Config, checkpoint: Checkpoint, extensions: Extensions, ranks: Ranks) -> CpuExecutor:
+    part = _load_part(config, checkpoint, ranks.group, ranks.num_local)
+    return CpuExecutor(
+        LedModel(part.model, ranks.group, ranks.send),
+        part.kv,
+        part.limits,
+        num_threads=part.num_threads,
+        num_torch_threads=part.num_torch_threads,
+        extensions=extensions,
+        source=SharedSource(checkpoint, ranks.group.size),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What a rank computes with, whether it leads or follows."""
+
+    model: Decoder
+    kv: KVCache
+    limits: ExecutorLimits
+    num_threads: int
+    num_torch_threads: int
+
+
+def _load_part(config: Config, checkpoint: Checkpoint, group: RankGroup, num_local_ranks: int | None) -> _Part:
+    """This rank's weights and its part of a cache that has as many pages on all ranks."""
+    check_same_model(group, config, checkpoint)
+    model = load_model(
+        checkpoint,
+        dtype=config.model.dtype,
+        activation_bits=config.model.activation_bits,
+        num_positions=config.model.context_length,
+        show_progress=group.rank == 0,
+        group=group,
+    )
+    return_freed_memory()
+    num_local_ranks = num_local_ranks or group.size // config.parallel.nnodes
+    size = model_size(model)
+    limits = agree_on_limits(group, config, lambda: size_limits(config, size, free_memory_bytes() // num_local_ranks))
+    num_threads = config.executor.num_threads or max(1, num_usable_cores() // num_local_ranks)
+    _log_sizes(size, limits, num_threads)
+    log.info("Rank %d of %d. Its weights: %s", group.rank, group.size, _describe_weights(model, config.model.activation_bits))
+    kv = allocate_kv(size.kv_shape, limits.num_pages, limits.page_size)
+    return _Part(model, kv, limits, num_threads, 1 if model.computes_in_kernels else num_threads)
 
 
 def model_size(model: Decoder) -> ModelSize:
