@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from kernels.paged_attention import paged_attention
-from kernels.rms_norm import rms_norm
 from kernels.rope import rope_and_write
 from runtime.layers.forward import ForwardBatch, Queries
 from runtime.layers.linear import Linear
@@ -36,10 +35,22 @@ class Attention:
         return self.attend(self.project(hidden, batch, keys, values), batch.queries, keys, values)
 
     def project(self, hidden: Tensor, batch: ForwardBatch, keys: Tensor, values: Tensor) -> Tensor:
-        """Writes the batch's keys and values, and returns its queries [tokens, heads, head_dim], rotated."""
+        """Writes the batch's keys and values, and returns its queries [tokens, heads, head_dim], normed and rotated."""
         q, k, v = self._project(hidden)
-        rope_and_write(q, k, v, self.cos_sin, batch.positions, keys, values, batch.write_slots, interleaved=self.interleaved)
-        return q
+        return rope_and_write(
+            q,
+            k,
+            v,
+            self.cos_sin,
+            batch.positions,
+            keys,
+            values,
+            batch.write_slots,
+            interleaved=self.interleaved,
+            q_norm=self.q_norm,
+            k_norm=self.k_norm,
+            eps=self.norm_eps,
+        )
 
     def attend(self, q: Tensor, queries: Queries, keys: Tensor, values: Tensor) -> Tensor:
         """q: [tokens, heads, head_dim], those of `queries` → [tokens, hidden_size]."""
@@ -56,10 +67,7 @@ class Attention:
         return self.output(attended.flatten(1))
 
     def _project(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """q [tokens, heads, head_dim], k and v [tokens, kv_heads, head_dim]: views of one buffer, unless normed."""
+        """q [tokens, heads, head_dim], k and v [tokens, kv_heads, head_dim]: views of one buffer."""
         heads = self.qkv(hidden).view(hidden.shape[0], -1, self.head_dim)  # [tokens, heads + 2 * kv_heads, head_dim]
         first_value = self.num_heads + self.num_kv_heads
-        q, k, v = heads[:, : self.num_heads], heads[:, self.num_heads : first_value], heads[:, first_value:]
-        if self.q_norm is not None and self.k_norm is not None:
-            q, k = rms_norm(q, self.q_norm, self.norm_eps), rms_norm(k, self.k_norm, self.norm_eps)
-        return q, k, v
+        return heads[:, : self.num_heads], heads[:, self.num_heads : first_value], heads[:, first_value:]
