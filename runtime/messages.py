@@ -341,8 +341,8 @@ class StepFailed(Message, frozen=True, kw_only=True):
     step_id: int
     reason: str
     is_fatal: bool = False
-    lost: Literal["engine", "rank"] = "engine"
-    """What is, if `is_fatal`. Another engine can be started in its place, another rank can not."""
+    lost: Literal["engine", "rank", "device"] = "engine"
+    """What is, if `is_fatal`. Another engine can be started in its place, another rank or device can not."""
 
 
 # ---------------------------------------------------------------------------------------------------------------------

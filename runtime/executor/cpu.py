@@ -48,7 +48,7 @@ class CpuExecutor:
         num_torch_threads: int | None = None,
         clock: Clock | None = None,
         extensions: Extensions = NO_EXTENSIONS,
-        source: Source | None = None,
+        source: Source[Model] | None = None,
     ) -> None:
         """`num_threads` share a kernel's work; PyTorch uses as many, unless it is told to use `num_torch_threads`.
 

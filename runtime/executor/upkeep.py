@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 from torch.profiler import ProfilerActivity, profile
 
 from runtime.clock import Clock
 from runtime.errors import CallboardError, Conflict, Failure, InvalidRequest, RequestError
 from runtime.executor.memory import return_freed_memory
-from runtime.executor.step_runner import STEP_ERRORS, Model, StepRunner
+from runtime.executor.step_runner import STEP_ERRORS
 from runtime.layers.forward import KVCache
 from runtime.messages import (
     Done,
@@ -34,14 +34,25 @@ log = logging.getLogger(__name__)
 COMMAND_ERRORS = (CallboardError, OSError, *STEP_ERRORS)
 
 
-class Source(Protocol):
+Model = TypeVar("Model")
+Loaded = TypeVar("Loaded", covariant=True)
+
+
+class Resident(Protocol[Model]):
+    """Whoever computes the steps. Both are None while their memory is given back."""
+
+    model: Model | None
+    kv: KVCache | None
+
+
+class Source(Protocol[Loaded]):
     """Where an engine's weights and memory come from."""
 
     def check_release(self) -> None:
         """Raises `Conflict` if weights and memory that were given back could not be taken again."""
         ...
 
-    def load(self, model_path: str | None, load_format: str | None) -> Model:
+    def load(self, model_path: str | None, load_format: str | None) -> Loaded:
         """The weights of another checkpoint, or those that are served; raises `LoadError` if their shapes are not the same."""
         ...
 
@@ -54,11 +65,15 @@ class Source(Protocol):
         ...
 
 
-class Upkeep:
+class Upkeep(Generic[Model]):
     """Answers commands. Not thread-safe: the executor's worker owns it."""
 
-    def __init__(self, runner: StepRunner, source: Source | None, clock: Clock) -> None:
+    def __init__(
+        self, runner: Resident[Model], source: Source[Model] | None, clock: Clock, *, records_device: bool = False
+    ) -> None:
+        """`records_device`: profiles show a GPU's kernels too."""
         self._runner = runner
+        self._activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if records_device else [])]
         self._source = source
         self._clock = clock
         self._profile: profile | None = None
@@ -73,6 +88,11 @@ class Upkeep:
         except COMMAND_ERRORS as error:
             log.error("%s failed: %s", type(command).__name__, error)
             return Refused(failure=_failure(error))
+
+    @property
+    def is_last_recorded_step(self) -> bool:
+        """The next `step_ended` writes a trace, so that the step should really have ended."""
+        return self._num_steps_left is not None and self._num_steps_left <= 1
 
     def step_ended(self) -> None:
         """Stop a recording that was asked for so many steps."""
@@ -112,7 +132,7 @@ class Upkeep:
                 raise InvalidRequest(f"the executor does not do {type(command).__name__}")
         return None
 
-    def _sources(self) -> Source:
+    def _sources(self) -> Source[Model]:
         if self._source is None:
             raise Conflict("this engine does not know where its weights come from")
         return self._source
@@ -136,7 +156,7 @@ class Upkeep:
             raise Conflict("a profile is being recorded: stop it first")
         folder = Path(command.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        self._profile = profile(activities=[ProfilerActivity.CPU])
+        self._profile = profile(activities=self._activities)
         self._profile_dir, self._trace = folder, None
         self._num_steps_left = command.num_steps
         self._profile.start()

@@ -14,6 +14,7 @@ from runtime.params import SamplingParams
 
 NUM_SEQUENCES = 8
 NUM_PROMPT_TOKENS = 64
+GREEDY = SamplingParams(temperature=0.0)
 
 
 def rehearsal_limits(limits: ExecutorLimits) -> ExecutorLimits:
@@ -34,7 +35,7 @@ def rehearsal_cache(kv: KVCache, limits: ExecutorLimits) -> KVCache:
     )
 
 
-def rehearsal_plans(limits: ExecutorLimits) -> tuple[StepPlan, ...]:
+def rehearsal_plans(limits: ExecutorLimits, params: SamplingParams = GREEDY) -> tuple[StepPlan, ...]:
     """One prompt, one decode step of it alone, and one together with several sequences."""
     num_prompt_tokens = max(1, limits.context_length - 2)
     others = range(1, limits.num_slots)
@@ -42,18 +43,18 @@ def rehearsal_plans(limits: ExecutorLimits) -> tuple[StepPlan, ...]:
     prompt = StepRow(slot=0, start=0, num_tokens=num_prompt_tokens, sample=True)
     first_tokens = tuple(StepRow(slot=slot, start=0, num_tokens=1, sample=True) for slot in others)
     return (
-        StepPlan(step_id=0, opens=(_open(0, num_prompt_tokens, limits),), rows=(prompt,)),
+        StepPlan(step_id=0, opens=(_open(0, num_prompt_tokens, limits, params),), rows=(prompt,)),
         StepPlan(step_id=1, rows=(decode,)),
-        StepPlan(step_id=2, opens=tuple(_open(slot, 1, limits) for slot in others), rows=first_tokens),
+        StepPlan(step_id=2, opens=tuple(_open(slot, 1, limits, params) for slot in others), rows=first_tokens),
     )
 
 
-def _open(slot: int, num_tokens: int, limits: ExecutorLimits) -> SlotOpen:
+def _open(slot: int, num_tokens: int, limits: ExecutorLimits, params: SamplingParams) -> SlotOpen:
     num_pages = limits.num_pages // limits.num_slots
     return SlotOpen(
         slot=slot,
         token_ids=(0,) * num_tokens,
         num_prompt_tokens=num_tokens,
         pages=tuple(range(slot * num_pages, (slot + 1) * num_pages)),
-        params=SamplingParams(temperature=0.0),
+        params=params,
     )

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import deque
 
 from runtime.config import SchedulerConfig
-from runtime.errors import ConfigError, EngineError, Failure, InternalError, Overloaded, RankLost, RequestError
+from runtime.errors import ConfigError, DeviceLost, EngineError, Failure, InternalError, Overloaded, RankLost, RequestError
 from runtime.executor.port import ExecutorLimits
 from runtime.messages import (
     Abort,
@@ -51,6 +51,7 @@ from runtime.scheduling.statistics import Statistics
 from runtime.scheduling.stopping import stop_ids
 
 NO_BUDGET_LIMIT = 2**62
+LOSSES: dict[str, type[EngineError]] = {"engine": EngineError, "rank": RankLost, "device": DeviceLost}
 STEP_FAILED = InternalError("the engine failed to compute this request").failure
 
 
@@ -331,10 +332,9 @@ class Scheduling:
         self._out.send("metrics", stats)
 
     def step_failed(self, message: StepFailed) -> None:
-        """The requests of the step fail. Raises `EngineError` if the engine is lost, and `RankLost` if that is for good."""
+        """The requests of the step fail. Raises `EngineError` if the engine is lost, or a final one if that is for good."""
         if message.is_fatal:
-            error_type = RankLost if message.lost == "rank" else EngineError
-            raise error_type(f"step {message.step_id} failed: {message.reason}")
+            raise LOSSES[message.lost](f"step {message.step_id} failed: {message.reason}")
         step = self._retire(message.step_id)
         for request in step.requests if step is not None else ():
             if request.stage is not Stage.ENDED:

@@ -9,7 +9,7 @@ import torch
 
 from kernels.argmax import argmax
 from runtime.executor.port import ExecutorLimits
-from runtime.layers.forward import ForwardBatch, KVCache
+from runtime.layers.forward import ForwardBatch, KVCache, Queries
 from runtime.messages import SlotOpen, StepPlan, StepRow
 from runtime.params import SamplingParams
 from tests.fakes.executor import next_token
@@ -34,7 +34,7 @@ class ToyModel:
     def argmax(self, hidden: torch.Tensor) -> torch.Tensor:
         return argmax(self.logits(hidden))
 
-    def hidden_states(self, batch: ForwardBatch, kv: KVCache) -> torch.Tensor:
+    def hidden_states(self, batch: ForwardBatch, kv: KVCache, wanted: Queries | None = None) -> torch.Tensor:
         """The logits themselves."""
         self.num_calls += 1
         self.threads.add(threading.current_thread())
@@ -55,8 +55,8 @@ class ToyModel:
         return logits
 
 
-def make_kv(limits: ExecutorLimits = LIMITS) -> KVCache:
-    shape = (limits.num_pages, 1, limits.page_size, 1)
+def make_kv(limits: ExecutorLimits = LIMITS, *, num_scratch_pages: int = 0) -> KVCache:
+    shape = (limits.num_pages + num_scratch_pages, 1, limits.page_size, 1)
     return KVCache(keys=[torch.full(shape, -1.0)], values=[torch.full(shape, -1.0)])
 
 
