@@ -334,6 +334,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"system": 5}, "Expected"),
     ({"stop_sequences": ["x"] * 17}, "at most 16 stop_sequences"),
     ({"tools": [{"name": "f"}]}, "tools[0].input_schema: tools[0] needs"),
+    ({"tools": [{"name": "f", "input_schema": {"type": "array"}}]}, "tools[0].input_schema must be the schema of an object"),
     ({"tools": [{"name": "a b", "input_schema": {}}]}, "tools[0]"),
     ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools[0].type: tools of type"),
     ({"tool_choice": {"type": "any"}}, "tool_choice needs tools"),

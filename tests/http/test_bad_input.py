@@ -158,6 +158,13 @@ NAMED: list[tuple[str, dict[str, Any], str | None]] = [
             ([{"type": "function", "function": {"name": "a b"}}], "tools[0].function.name"),
             ([{"type": "function", "function": {"name": "f", "parameters": []}}], "tools[0].function.parameters"),
             ([{"type": "function", "function": {"name": "f", "parameters": deep(100)}}], "tools[0]"),
+            *(
+                (
+                    [{"type": "function", "function": {"name": "f", "parameters": {"type": kind}}}],
+                    "tools[0].function.parameters",
+                )
+                for kind in ("string", "Object", None, 5, [], ["array", "null"], {})
+            ),
             ([*TOOLS, *TOOLS], "tools[1]"),
             ([{"type": "function", "function": {"name": f"f{number}"}} for number in range(257)], "tools"),
         )

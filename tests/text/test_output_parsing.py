@@ -123,6 +123,16 @@ def test_parallel_calls_are_one_when_the_client_wants_one(name: str) -> None:
     assert len(calls_of(parse(parsing, REQUIRED, twice))) == 2
 
 
+@pytest.mark.parametrize("schema", [None, {}, {"properties": {"city": {}}}, {"type": ["object", "null"]}])
+def test_the_arguments_are_an_object_whatever_the_schema_forgets(schema: Any) -> None:
+    tools = ({"type": "function", "function": {"name": "now", "parameters": schema}},)
+    grammar = OutputParsing("qwen25", None).plan(OutputWish(tools=tools, tool_choice="required")).grammar
+    call = '<tool_call>\n{{"name": "now", "arguments": {}}}\n</tool_call>'
+    assert accepts(grammar, call.format("{}"))
+    for arguments in ("null", '"x"', "[]", "3"):
+        assert not accepts(grammar, call.format(arguments))
+
+
 @pytest.mark.parametrize("name", CALL_NAMES)
 def test_a_required_call_that_is_cut_is_no_text(name: str) -> None:
     """What there is of its arguments comes as such; its markup never comes as what the model has to say."""

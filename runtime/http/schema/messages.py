@@ -16,7 +16,16 @@ from runtime.http.schema.grammar import json_schema
 from runtime.http.schema.message_blocks import Block, MessageTurn, turns_of_messages
 from runtime.http.schema.openai import check_model
 from runtime.http.schema.sampling import SamplingFields, check_options, sampling_params_of
-from runtime.http.schema.tools import MAX_TOOLS_BYTES, ChosenFunction, NamedTool, ToolChoice, ToolSet, check_tools, tool_set_of
+from runtime.http.schema.tools import (
+    MAX_TOOLS_BYTES,
+    ChosenFunction,
+    NamedTool,
+    ToolChoice,
+    ToolSet,
+    check_parameters,
+    check_tools,
+    tool_set_of,
+)
 from runtime.http.schema.turns import check_num_turns
 from runtime.output_plan import OutputPlan, OutputWish
 from runtime.params import ChatPrompt, GrammarSpec, TextOptions
@@ -191,6 +200,7 @@ def _function(tool: ClaudeTool, param: str) -> dict[str, Any]:
         raise Unsupported(f"tools of type {tool.type[:40]!r} are not supported, only custom ones", param=f"{param}.type")
     if tool.input_schema is None:
         raise InvalidRequest(f"{param} needs an input_schema", param=f"{param}.input_schema")
+    check_parameters(tool.input_schema, f"{param}.input_schema")
     described = {} if tool.description is None else {"description": tool.description}
     return {"type": "function", "function": {"name": tool.name, **described, "parameters": tool.input_schema}}
 

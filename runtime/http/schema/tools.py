@@ -73,10 +73,19 @@ def check_tools(tools: Sequence[dict[str, Any]]) -> None:
     names: set[str] = set()
     for position, tool in enumerate(tools):
         param = f"tools[{position}]"
-        name = _checked(tool, param).function.name
-        if name in names:
-            raise InvalidRequest(f"there are two tools with the name {name!r}", param=param)
-        names.add(name)
+        function = _checked(tool, param).function
+        if function.name in names:
+            raise InvalidRequest(f"there are two tools with the name {function.name!r}", param=param)
+        names.add(function.name)
+        check_parameters(function.parameters or {}, f"{param}.function.parameters")
+
+
+def check_parameters(schema: dict[str, Any], param: str) -> None:
+    """Raise `InvalidRequest` if `schema` is of something else than an object, which the arguments of a call always are."""
+    types = schema.get("type", "object")
+    if "object" not in (types if isinstance(types, list) else [types]):
+        written = msgspec.json.encode(types).decode()[:100]
+        raise InvalidRequest(f'{param} must be the schema of an object: its type must be "object", not {written}', param=param)
 
 
 def tool_set_of(tools: Sequence[dict[str, Any]], choice: ToolChoice | None) -> ToolSet:

@@ -16,6 +16,9 @@ from runtime.text.parsing.tools import Tool
 
 Format = dict[str, Any]
 
+_REFERRING = frozenset({"$ref", "$dynamicRef", "allOf", "anyOf", "oneOf"})
+"""Keywords of schemas that leave it to others to say what type they are of."""
+
 
 def spec(format_: Format) -> GrammarSpec:
     source = msgspec.json.encode({"type": "structural_tag", "format": format_}).decode()
@@ -81,8 +84,9 @@ def tag(begin: str, content: Format, end: str) -> Format:
 
 
 def arguments(tool: Tool, style: str = "json") -> Format:
-    """What the tool takes; a tool without parameters takes an object with none said."""
-    return json_schema(tool.parameters or {"type": "object", "properties": {}}, style)
+    """What the tool takes: an object, also where its schema forgets to say so."""
+    schema = tool.parameters or {"properties": {}}
+    return json_schema(schema if schema.keys() & _REFERRING else {**schema, "type": "object"}, style)
 
 
 def calls(tags: Sequence[Format], separator: str, *, parallel: bool) -> Format:
