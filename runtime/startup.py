@@ -7,7 +7,7 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from random import SystemRandom
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -30,11 +30,14 @@ from runtime.text.chat_template import ChatTemplate
 from runtime.text.output_parsing import OutputParsing
 from runtime.text.role_template import role_template_of
 
+if TYPE_CHECKING:
+    from runtime.executor.build import Ranks
+
 log = logging.getLogger("callboard")
 
 
-def make_parts(config: Config, checkpoint: Checkpoint) -> Parts:
-    """Load the model and warm it up. Raises `LoadError`, `ConfigError` and `EngineError`."""
+def make_parts(config: Config, checkpoint: Checkpoint, ranks: Ranks | None = None) -> Parts:
+    """Load the model and warm it up; `ranks` share it. Raises `LoadError`, `ConfigError` and `EngineError`."""
     from runtime.executor.build import build_executor  # PyTorch takes seconds to import: not before a flag can be wrong
 
     clock = SystemClock()
@@ -44,7 +47,7 @@ def make_parts(config: Config, checkpoint: Checkpoint) -> Parts:
         return GrammarVocabulary(vocabulary.tokenizer.to_str(), vocabulary.eos_token_ids, executor.limits.vocab_size)
 
     grammars = GrammarStore(describe, config.grammar.grammar_cache_mb * 2**20)
-    executor = build_executor(config, checkpoint, grammars)
+    executor = build_executor(config, checkpoint, grammars, ranks)
     executor.warm_up()
     return Parts(
         config=config,

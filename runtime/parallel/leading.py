@@ -35,7 +35,8 @@ async def leading(config: Config, place: Place) -> AsyncIterator[LedRanks]:
             try:
                 with _findable(place, setup):
                     await ranks.meet(listener)
-                yield ranks
+                async with ranks.explaining():
+                    yield ranks
                 ranks.end()
             finally:
                 await ranks.close()

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable, Coroutine
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -59,13 +59,25 @@ class LedRanks:
 
     async def load(self, build: Callable[[Ranks], _T]) -> _T:
         """What `build` makes, on a thread, while the other ranks load their shares. Raises as `build` and `watch` do."""
-        loaded = await self._unless_lost(call_in_thread(partial(self._load, build), "load"))
+        async with self.explaining():
+            loaded = await self._unless_lost(call_in_thread(partial(self._load, build), "load"))
         self._leader.be_strict()
         return loaded
 
     async def watch(self) -> None:
         """Returns only by raising `RankLost`, or the error of the rank that failed."""
         await self._leader.watch()
+
+    @asynccontextmanager
+    async def explaining(self) -> AsyncIterator[None]:
+        """If the engine is lost inside of it because a rank is, the rank's own reason is raised."""
+        try:
+            yield
+        except EngineError:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(2 * LAST_WORD_S):  # a collective fails before it is known why
+                    await self._leader.watch()
+            raise
 
     def end(self) -> None:
         """Tell all ranks to end; that is no loss."""
@@ -98,11 +110,9 @@ class LedRanks:
         task, lost = asyncio.create_task(work), asyncio.create_task(self._leader.watch())
         try:
             await asyncio.wait((task, lost), return_when=asyncio.FIRST_COMPLETED)
-            if task.done() and isinstance(task.exception(), EngineError):
-                await asyncio.wait((lost,), timeout=2 * LAST_WORD_S)  # a rank that failed knows better why
             if lost.done():
                 lost.result()
-            return task.result()
+            return await task
         finally:
             for each in (task, lost):
                 each.cancel()
