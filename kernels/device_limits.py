@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -23,5 +23,5 @@ def device_limits(device: torch.device) -> DeviceLimits:
     """Of a CUDA device; the CPU, where kernels are only interpreted or compiled for a check, stands for an H100."""
     if device.type != "cuda":
         return HOPPER
-    properties = torch.cuda.get_device_properties(device)
+    properties: Any = torch.cuda.get_device_properties(device)  # its stubs lack a field
     return DeviceLimits(properties.shared_memory_per_block_optin, properties.multi_processor_count)

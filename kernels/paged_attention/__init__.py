@@ -27,8 +27,13 @@ def paged_attention(
     softcap: float = 0.0,
     sinks: Tensor | None = None,
     alibi_slopes: Tensor | None = None,
+    invariant: bool = False,
 ) -> Tensor:
     """Softmax attention of every token over the keys of its row up to itself. Returns a new [tokens, heads, head_dim].
+
+    CUDA tensors go to Triton, which also takes float16. Decode rows and prefill rows may be mixed in one call. The bits of a
+    token's output do not depend on the other rows or on where chunks start; but a step with no more tokens than rows has a
+    kernel of its own on CUDA, and only `invariant` gives a token the same bits in that one and in others, for some speed.
 
     q: [tokens, heads, head_dim] bfloat16 or float32, contiguous last dimension; heads is a multiple of kv_heads.
     key_pages, value_pages: [pages, kv_heads, page_size, head_dim], contiguous.
@@ -39,6 +44,23 @@ def paged_attention(
     distance to the key, subtracted. window w > 0: a token sees itself and the w - 1 tokens before it.
     sinks: [heads] float32, one logit per head that joins the softmax's denominator.
     """
+    if q.is_cuda:
+        from kernels.paged_attention import triton
+
+        return triton.paged_attention(
+            q,
+            key_pages,
+            value_pages,
+            query_starts,
+            kv_lengths,
+            page_tables,
+            scale,
+            window=window,
+            softcap=softcap,
+            sinks=sinks,
+            alibi_slopes=alibi_slopes,
+            invariant=invariant,
+        )
     run = native.function("paged_attention")
     if run is None or not _fits(q, key_pages, value_pages):
         return reference.paged_attention(

@@ -1,6 +1,6 @@
 """Attention over paged keys and values in Triton, for a GPU.
 
-Two kernels: `decode` for tokens one by one, with the keys of a row shared out over programs, and `extend` for blocks of queries.
+Two kernels: `decode` for tokens one by one, with the keys of a row shared out over programs, `extend` for blocks of queries.
 Both are right for any ragged batch. Which one runs is chosen by shapes, for speed, and never waits for the device.
 """
 

@@ -178,8 +178,8 @@ def merge_splits(
 
 
 def decode(inputs: Mapping[str, Any], sinks: Tensor | None, tiling: Tiling, limits: DeviceLimits) -> Tensor:
-    """inputs: the arguments of `attend_splits` by name, without its outputs and tile sizes → [tokens, heads, head_dim]."""
-    q = inputs["q"]
+    """inputs: arguments of `attend_splits` by name, without outputs and tile sizes → [tokens, heads, head_dim]."""
+    q: Tensor = inputs["q"]
     num_tokens, num_heads, head_dim = q.shape
     parts = Parts.empty(num_tokens, num_heads, inputs["num_splits"], head_dim, q.device)
     num_kv_heads = inputs["NUM_KV_HEADS"]

@@ -1,7 +1,7 @@
-"""Attention of blocks of queries: for steps in which some row has many tokens. It reads all keys, the new ones too, from the pages.
+"""Attention of blocks of queries: for steps in which some row has many tokens. All keys, new ones too, are read from the pages.
 
-The grid has room for as many blocks as rows of any lengths can need, so nothing is read back from the device; a program finds its
-row by a search and ends at once if there is none. Blocks that see the most keys start first.
+The grid has room for as many blocks as rows of any lengths can need, so nothing is read back from the device; a program finds
+its row by a search and ends at once if there is none. Blocks that see the most keys start first.
 """
 
 from __future__ import annotations
@@ -149,8 +149,8 @@ def attend_blocks(
 
 
 def extend(inputs: Mapping[str, Any], sinks: Tensor | None, tiling: Tiling, *, is_split: bool) -> Tensor:
-    """inputs: the arguments of `attend_blocks` by name, without output, sinks and constants of its own → [tokens, heads, head_dim]."""
-    q = inputs["q"]
+    """inputs: arguments of `attend_blocks` by name, those that `decode` takes too → [tokens, heads, head_dim]."""
+    q: Tensor = inputs["q"]
     out = q.new_zeros(q.shape)  # tokens that no row owns are not written
     blocks = num_blocks(q.shape[0], inputs["num_rows"], tiling.BLOCK_M // inputs["GROUP"])
     attend_blocks[(blocks, inputs["NUM_KV_HEADS"])](out, sinks=sinks, IS_SPLIT=is_split, **inputs, **tiling._asdict())

@@ -2,7 +2,7 @@
 
 The first eight splits have 256 tokens, the next eight 512, and so on. A row of a thousand tokens has enough of them to fill a
 GPU's processors, and one of a million has no more than a hundred, which bounds the memory for partial results. A split's part
-of the softmax is a maximum, a sum of exponentials relative to it and a weighted sum of values; `merge` takes the parts in order.
+of the softmax is a maximum, a sum of exponentials relative to it and a weighted sum of values; `merge` takes parts in order.
 Source: Flash-Decoding (Dao et al., 2023); that fixed sizes make it independent of the batch: "Defeating Nondeterminism in LLM
 Inference" (Thinking Machines, 2025). All exponents are to base 2.
 """

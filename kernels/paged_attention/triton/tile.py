@@ -1,6 +1,6 @@
-"""The tile that both kernels work in: some queries of one row, with all heads that share a key head, against its keys in order.
+"""The tile that both kernels work in: some queries of a row, with all heads that share a key head, against its keys in order.
 
-Tile row i is query i // GROUP and head i % GROUP. Blocks of keys start at multiples of BLOCK_N, whatever range is asked for, and
+Tile row i is query i // GROUP and head i % GROUP. Blocks of keys start at multiples of BLOCK_N, whatever range is asked for;
 a block of which a query sees nothing changes no bit of its result: so that depends neither on the other queries of the tile
 nor on where a chunk or a window starts. Source: FlashAttention-2 (Dao, 2023), algorithm 1.
 """
@@ -17,7 +17,7 @@ LOG2_E = tl.constexpr(1.4426950408889634)
 
 @triton.jit
 def query_offsets(first_token, kv_head, num_queries, q_token_stride, q_head_stride, GROUP: tl.constexpr, BLOCK_M: tl.constexpr):
-    """Where the tile's rows start in q [tokens, heads, head_dim]: elements, which query and head each is, and which are there."""
+    """Where the tile's rows start in q [tokens, heads, head_dim], which query and head each is, and which are there."""
     index = tl.arange(0, BLOCK_M)
     query = index // GROUP
     head = kv_head * GROUP + index % GROUP
