@@ -82,7 +82,10 @@ class SchedulerConfig(Section, frozen=True, kw_only=True):
         int | None, flag("most sequences in a step; by default 256, or what the cache can hold")
     ] = None
     max_queued_requests: Annotated[int | None, flag("most waiting requests before new ones get 503; by default 1024")] = None
-    chunked_prefill_size: Annotated[int, flag("token budget of a step, shared by prefill and decode; -1 is no limit")] = 256
+    chunked_prefill_size: Annotated[
+        int | None,
+        flag("token budget of a step, shared by prefill and decode; -1 is no limit; by default 256 on a CPU, 8192 on a GPU"),
+    ] = None
     disable_overlap_schedule: Annotated[bool, flag("plan a step only after the one before has finished")] = False
     random_seed: Annotated[int | None, flag("seed from which requests without one get theirs; by default a new one")] = None
     watchdog_timeout: Annotated[float, flag("seconds without progress after which the engine is declared lost")] = 300.0
@@ -96,7 +99,16 @@ class CacheConfig(Section, frozen=True, kw_only=True):
 
 
 class ExecutorConfig(Section, frozen=True, kw_only=True):
-    device: Annotated[Literal["auto", "cpu"], flag("where the model runs")] = "auto"
+    device: Annotated[Literal["auto", "cpu", "cuda"], flag("where the model runs; auto: on a GPU where there is one")] = "auto"
+    base_gpu_id: Annotated[int, flag("which GPU of this machine, from 0")] = 0
+    cuda_graph_max_bs: Annotated[int, flag("largest number of sequences whose decode step is one CUDA graph")] = 256
+    disable_cuda_graph: Annotated[bool, flag("launch the kernels of each step one by one")] = False
+    attention_backend: Annotated[
+        Literal["triton", "flashinfer", "torch_native"] | None, flag("attention on a GPU; by default triton")
+    ] = None
+    enable_deterministic_inference: Annotated[
+        bool, flag("on a GPU: the same tokens whatever else is in a step, at some cost; on a CPU that is always so")
+    ] = False
     num_threads: Annotated[int | None, flag("CPU threads of the model; by default one per core")] = None
     logit_processor: Annotated[
         tuple[str, ...],
@@ -212,6 +224,8 @@ def _check_ranges(config: Config) -> None:
     _at_least("max_total_tokens", cache.max_total_tokens, cache.page_size)
     _between("mem_fraction_static", cache.mem_fraction_static, 0.01, 1)
     _between("num_threads", config.executor.num_threads, 1, 1024)
+    _between("base_gpu_id", config.executor.base_gpu_id, 0, 1023)
+    _between("cuda_graph_max_bs", config.executor.cuda_graph_max_bs, 1, 1024)
     _at_least("grammar_compile_timeout", config.grammar.grammar_compile_timeout, 0.01)
     _at_least("grammar_compile_memory_mb", config.grammar.grammar_compile_memory_mb, 64)
     _at_least("grammar_cache_mb", config.grammar.grammar_cache_mb, 1)

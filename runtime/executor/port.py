@@ -24,6 +24,8 @@ class ExecutorLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Tokens, prompt and output together."""
     vocab_size: int
     """Width of the logits: the valid token ids are 0 ≤ id < vocab_size."""
+    budget_tokens: int = 256
+    """Tokens of a step that suit the device, unless `--chunked-prefill-size` says otherwise."""
 
 
 class Executor(Protocol):

@@ -72,7 +72,7 @@ class Scheduling:
         self.in_flight: deque[Step] = deque()
         self.max_in_flight = 1 if config.disable_overlap_schedule else 2
         num_slots = min(limits.num_slots, config.max_running_requests or limits.num_slots)
-        self.batch = Batch(num_slots, _budget(config.chunked_prefill_size))
+        self.batch = Batch(num_slots, _budget(config.chunked_prefill_size, limits))
         self.ledger = PageLedger(limits.num_pages)
         self._out = Outbox()
         self.admission = Admission(
@@ -354,7 +354,9 @@ class Scheduling:
             self._out.send("metrics", stats)
 
 
-def _budget(chunked_prefill_size: int) -> int:
+def _budget(chunked_prefill_size: int | None, limits: ExecutorLimits) -> int:
+    if chunked_prefill_size is None:
+        return limits.budget_tokens
     if chunked_prefill_size == -1:
         return NO_BUDGET_LIMIT
     if chunked_prefill_size < 1:

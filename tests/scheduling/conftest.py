@@ -379,7 +379,7 @@ class World:
 
     def _check_budget(self, plan: StepPlan) -> None:
         num_tokens = sum(row.num_tokens for row in plan.rows)
-        budget = self.config.chunked_prefill_size
+        budget = self.config.chunked_prefill_size or self.limits.budget_tokens
         assert num_tokens > 0, "an empty step"
         assert budget == -1 or num_tokens <= budget, f"{num_tokens} tokens in a step with a budget of {budget}"
         assert self.executor.num_pending + len(self.results) < (1 if self.config.disable_overlap_schedule else 2)

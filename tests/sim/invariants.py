@@ -109,7 +109,7 @@ class Inspector:
 
     def check_plan(self, plan: StepPlan) -> None:
         """The token budget and the batch limits, as the executor sees them."""
-        budget = self._scenario.config.scheduler.chunked_prefill_size
+        budget = self._scenario.config.scheduler.chunked_prefill_size or self._scenario.limits.budget_tokens
         num_tokens = sum(row.num_tokens for row in plan.rows)
         demand(budget == -1 or num_tokens <= budget, f"step {plan.step_id} has {num_tokens} tokens, the budget is {budget}")
         demand(len(plan.rows) <= self._scenario.limits.num_slots, f"step {plan.step_id} has more rows than there are slots")
