@@ -114,6 +114,34 @@ def test_a_batch_answers_as_its_endpoint_does(tmp_path: Path) -> None:
     run(tmp_path, test)
 
 
+def test_responses_are_batched_too(tmp_path: Path) -> None:
+    async def test(door: Door, client: openai.AsyncOpenAI) -> None:
+        kept = await client.responses.create(model=MODEL, input="hi", max_output_tokens=4)
+        bodies: dict[str, dict[str, Any]] = {
+            "one": {"input": "hi 1", "max_output_tokens": 4},
+            "on": {"input": "and then?", "max_output_tokens": 4, "previous_response_id": kept.id},
+            "stream": {"input": "hi", "stream": True},
+            "empty": {"input": []},
+        }
+        lines = [
+            {"custom_id": name, "method": "POST", "url": "/v1/responses", "body": {"model": MODEL, "seed": 1, **body}}
+            for name, body in bodies.items()
+        ]
+        batch = await ended(client, (await begin(client, lines, endpoint="/v1/responses")).id)
+        assert batch.request_counts.to_dict() == {"total": 4, "completed": 2, "failed": 2}
+        output = {row["custom_id"]: row["response"]["body"] for row in await rows(client, batch.output_file_id)}
+        assert output["one"]["output"][0]["content"][0]["text"] == expected("hi 1", 4, 1)
+        assert (output["one"]["status"], output["one"]["store"]) == ("incomplete", False)
+        assert {len(message.prompt.turns) for message in door.script.tokenized[1:]} == {1, 3}
+        assert {message.priority for message in door.script.tokenized[1:]} == {-1}
+        with pytest.raises(openai.NotFoundError):
+            await client.responses.retrieve(output["one"]["id"])
+        errors = {row["custom_id"]: row["response"]["body"]["error"] for row in await rows(client, batch.error_file_id)}
+        assert {name: error["param"] for name, error in errors.items()} == {"stream": "stream", "empty": "input"}
+
+    run(tmp_path, test)
+
+
 def test_lines_have_low_priority_and_leave_with_the_batch(tmp_path: Path) -> None:
     async def test(door: Door, client: openai.AsyncOpenAI) -> None:
         batch = await begin(client, [chat("a", "hold"), chat("b", "hold", priority=5)])
