@@ -73,10 +73,10 @@ class KVShape:
     def bytes_per_token(self) -> int:
         return 2 * self.num_layers * self.num_kv_heads * self.head_dim * self.dtype.itemsize
 
-    def allocate(self, num_pages: int, page_size: int) -> KVCache:
+    def allocate(self, num_pages: int, page_size: int, device: torch.device | str = "cpu") -> KVCache:
         """An empty cache of `num_pages` pages of `page_size` tokens. Raises RuntimeError when memory is short."""
         shape = (num_pages, self.num_kv_heads, page_size, self.head_dim)
         return KVCache(
-            keys=[torch.zeros(shape, dtype=self.dtype) for _ in range(self.num_layers)],
-            values=[torch.zeros(shape, dtype=self.dtype) for _ in range(self.num_layers)],
+            keys=[torch.zeros(shape, dtype=self.dtype, device=device) for _ in range(self.num_layers)],
+            values=[torch.zeros(shape, dtype=self.dtype, device=device) for _ in range(self.num_layers)],
         )

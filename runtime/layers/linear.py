@@ -17,6 +17,7 @@ from torch import Tensor
 from kernels import native
 from kernels.argmax import argmax
 from kernels.float_linear import PackedPanels, float_linear, float_linear_argmax, pack_panels
+from kernels.invariant_linear import invariant_linear
 from runtime.layers.precision import has_onednn
 
 
@@ -97,11 +98,32 @@ class PlainLinear:
         return argmax(self(x))
 
 
-def make_linear(weight: Tensor, bias: Tensor | None = None, *, is_head: bool = False) -> Head:
+@dataclass(frozen=True, slots=True)
+class InvariantLinear:
+    """A weight on a GPU with a product that keeps the invariant there, which cuBLAS does not."""
+
+    weight: Tensor  # [out_features, in_features]
+    bias: Tensor | None  # [out_features]
+
+    @property
+    def size_bytes(self) -> int:
+        return self.weight.nbytes
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return invariant_linear(x, self.weight, self.bias)
+
+    def argmax(self, x: Tensor) -> Tensor:
+        return argmax(self(x))
+
+
+def make_linear(weight: Tensor, bias: Tensor | None = None, *, is_head: bool = False, is_invariant: bool = False) -> Head:
     """The fastest product for `weight` [out_features, in_features] here; a packed one keeps no reference to `weight`.
 
     bias: [out_features] of the same dtype. is_head: who reads the result wants float32, so our kernel stores that at once.
+    is_invariant: the product keeps the invariant also on a GPU.
     """
+    if not weight.is_cpu:
+        return InvariantLinear(weight, bias) if is_invariant else PlainLinear(weight, bias)
     if native.function("float_linear") is not None and weight.dtype in native.FLOATS:
         out_dtype = torch.float32 if is_head else weight.dtype
         return PanelLinear(pack_panels(weight), None if bias is None else bias.float(), out_dtype)

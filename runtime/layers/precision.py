@@ -37,3 +37,10 @@ def compute_dtype(name: str) -> torch.dtype:
         dtype = fast_dtype()
         log.warning("float16 is slow on a CPU: computing in %s instead", str(dtype).removeprefix("torch."))
     return dtype
+
+
+def device_dtype(name: str, *, has_bfloat16: bool) -> torch.dtype:
+    """The type for a value of `--dtype` on a GPU. "auto" is bfloat16, or float16 on one too old for it."""
+    if name == "auto":
+        return torch.bfloat16 if has_bfloat16 else torch.float16
+    return NAMES[name]

@@ -20,6 +20,7 @@ from runtime.layers.forward import ForwardBatch, KVCache, KVShape, Queries
 from runtime.layers.gated_mlp import ACTIVATIONS, GatedMlp
 from runtime.layers.linear import Head, Linear, PanelLinear
 from runtime.layers.parallel_linear import own_product
+from runtime.layers.placement import ON_HOST, AttentionKernel, Placement
 from runtime.layers.quantized import QuantizedLinear
 from runtime.layers.rotary import RopeSpec, cos_sin_table
 from runtime.models.spec import DecoderSpec
@@ -100,14 +101,14 @@ class Decoder:
     def logits(self, hidden: Tensor) -> Tensor:
         """[rows, vocab] float32 from rows of `hidden_states`; a row's logits do not depend on the other rows."""
         if hidden.shape[0] == 0:
-            return torch.empty(0, self.spec.vocab_size)
+            return hidden.new_empty((0, self.spec.vocab_size), dtype=torch.float32)
         return self.head(hidden).float()
 
     @torch.inference_mode()
     def argmax(self, hidden: Tensor) -> Tensor:
         """[rows] int64, the first id with the largest of a row's `logits`; -1 if one is NaN or +inf, or none is a number."""
         if hidden.shape[0] == 0:
-            return torch.empty(0, dtype=torch.int64)
+            return hidden.new_empty(0, dtype=torch.int64)
         return self.head.argmax(hidden)
 
     def _run_layers(self, batch: ForwardBatch, kv: KVCache) -> tuple[Tensor, Tensor]:
@@ -124,27 +125,34 @@ class Decoder:
 
 
 @torch.inference_mode()
-def build_decoder(spec: DecoderSpec, weights: Weights, dtype: torch.dtype, num_positions: int) -> Decoder:
-    """Take every weight from `weights`, packed for products in `dtype`."""
-    tables = {rope: cos_sin_table(rope, num_positions) for rope in {layer.rope for layer in spec.layers}}
+def build_decoder(
+    spec: DecoderSpec, weights: Weights, dtype: torch.dtype, num_positions: int, placement: Placement = ON_HOST
+) -> Decoder:
+    """Take every weight from `weights`, packed for products in `dtype`. `placement`: that of the weights."""
+    ropes = {layer.rope for layer in spec.layers}
+    tables = {rope: cos_sin_table(rope, num_positions).to(placement.device) for rope in ropes}
     embedding, head = weights.embedding_and_head(spec.names.embedding, None if spec.tied_head else spec.names.head)
-    layers = _build_layers(spec, weights, tables)
+    layers = _build_layers(spec, weights, tables, placement.attention)
     final_norm = weights.norm(spec.names.final_norm)
     return Decoder(spec, dtype, num_positions, embedding, layers, final_norm, head)
 
 
-def _build_layers(spec: DecoderSpec, weights: Weights, tables: dict[RopeSpec, Tensor]) -> tuple[Layer, ...]:
+def _build_layers(
+    spec: DecoderSpec, weights: Weights, tables: dict[RopeSpec, Tensor], kernel: AttentionKernel
+) -> tuple[Layer, ...]:
     """One layer per thread at a time, each with one thread of torch: its many small steps do not gain from more."""
     num_threads = torch.get_num_threads()
     try:
         with ThreadPoolExecutor(num_threads, "load", initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            return tuple(pool.map(lambda index: _build_layer(spec, index, weights, tables), range(spec.num_layers)))
+            return tuple(pool.map(lambda index: _build_layer(spec, index, weights, tables, kernel), range(spec.num_layers)))
     finally:
         torch.set_num_threads(num_threads)  # a thread that sets its own number sets that of later threads too
 
 
 @torch.inference_mode()
-def _build_layer(spec: DecoderSpec, index: int, weights: Weights, tables: dict[RopeSpec, Tensor]) -> Layer:
+def _build_layer(
+    spec: DecoderSpec, index: int, weights: Weights, tables: dict[RopeSpec, Tensor], kernel: AttentionKernel
+) -> Layer:
     layer = spec.layers[index]
     linears = {role: weights.linear(role, linear) for role, linear in spec.linears(index).items()}
     norms = {role: weights.norm(module) for role, (module, _) in spec.norms(index).items()}
@@ -161,6 +169,7 @@ def _build_layer(spec: DecoderSpec, index: int, weights: Weights, tables: dict[R
         q_norm=norms.get("q_norm"),
         k_norm=norms.get("k_norm"),
         norm_eps=spec.norm_eps,
+        kernel=kernel,
     )
     mlp = GatedMlp(linears["gate_up"], linears["down"], ACTIVATIONS[spec.activation])
     return Layer(norms["input_norm"], attention, norms["mlp_norm"], mlp)

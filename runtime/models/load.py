@@ -5,7 +5,8 @@ from __future__ import annotations
 from tqdm import tqdm
 
 from runtime.errors import LoadError
-from runtime.layers.precision import compute_dtype
+from runtime.layers.placement import CPU, ON_HOST, Placement
+from runtime.layers.precision import compute_dtype, device_dtype
 from runtime.layers.quantized import ROUNDINGS
 from runtime.layers.rank_group import RankGroup
 from runtime.loading.checkpoint import Checkpoint
@@ -24,6 +25,7 @@ def load_model(
     num_positions: int | None = None,
     show_progress: bool = True,
     group: RankGroup | None = None,
+    placement: Placement = ON_HOST,
 ) -> Decoder:
     """Read, convert and pack all weights; a progress bar on a terminal tells how far it is.
 
@@ -31,12 +33,14 @@ def load_model(
     activation_bits: as `--activation-bits`, one of `ROUNDINGS`.
     num_positions: longest sequence in tokens, by default what the model was made for.
     group: the ranks that share the model, of which only this one's part is loaded; None: it is not shared.
+    placement: where it computes; beside the host weights are plain numbers.
     Raises `LoadError` when the architecture is not served, the files do not match the config or memory is short, and
     `ConfigError` when there are more ranks than parts.
     """
     spec = spec_for(checkpoint.config)
-    stored = checkpoint.tensors(weight_shapes(spec))
-    compute = compute_dtype(dtype)
+    stored = checkpoint.tensors(weight_shapes(spec), str(placement.device))
+    is_on_host = placement.device == CPU
+    compute = compute_dtype(dtype) if is_on_host else device_dtype(dtype, has_bfloat16=placement.has_bfloat16)
     shard = None
     if group is not None:
         if spec.tied_head:
@@ -44,8 +48,8 @@ def load_model(
         spec, shard = make_shard(spec, group)
     with tqdm(total=len(stored), desc="Loading weights", unit="tensor", disable=None if show_progress else True) as progress:
         try:
-            rounding = ROUNDINGS[activation_bits] if dtype == "auto" else None
-            weights = Weights(stored, compute, progress, rounding=rounding, shard=shard)
-            return build_decoder(spec, weights, compute, num_positions or spec.context_length)
+            rounding = ROUNDINGS[activation_bits] if dtype == "auto" and is_on_host else None
+            weights = Weights(stored, compute, progress, rounding=rounding, shard=shard, placement=placement)
+            return build_decoder(spec, weights, compute, num_positions or spec.context_length, placement)
         except (MemoryError, RuntimeError) as error:  # torch says RuntimeError when it can not allocate
             raise LoadError(f"{checkpoint.path}: the model can not be loaded: {str(error).splitlines()[0]:.200}") from error

@@ -13,6 +13,7 @@ from kernels.quantized_linear import PackedWeight
 from runtime.layers.embedding import Embedding, PlainEmbedding
 from runtime.layers.linear import Head, Linear, make_linear
 from runtime.layers.parallel_linear import GatheredHead, SummedLinear
+from runtime.layers.placement import ON_HOST, Placement
 from runtime.layers.quantized import (
     QuantizedEmbedding,
     QuantizedLinear,
@@ -32,6 +33,7 @@ class Weights:
 
     With a `rounding` quantized weights keep their blocks, and meet activations rounded like this; without one they become
     numbers of `dtype`. With a `shard` only that part of them is taken, and the products meet those of the other ranks.
+    `placement` says where they go.
     """
 
     def __init__(
@@ -42,18 +44,21 @@ class Weights:
         *,
         rounding: Rounding | None = None,
         shard: Shard | None = None,
+        placement: Placement = ON_HOST,
     ) -> None:
         self._stored = stored
         self._dtype = dtype
         self._progress = progress
         self._rounding = rounding
         self._shard = shard
+        self._placement = placement
         self._memory = HugePages()
 
     def tensor(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
         """This rank's part of the tensor called `name` in `dtype`, by default the model's; it may be a view into the file."""
         self._progress.update()
-        return self._cut(name)(self._stored[name].load()).to(dtype or self._dtype)
+        part = self._cut(name)(self._stored[name].load())
+        return part.to(self._placement.device).to(dtype or self._dtype)  # a GPU converts faster than the host
 
     def norm(self, module: str) -> Tensor:
         """[width] float32 in memory: norms are small, and the kernels compute in float32."""
@@ -71,7 +76,7 @@ class Weights:
         if packed is not None and self._rounding is not None:
             bits, num_narrow = bits_of(self._rounding, role, spec.rows)
             return QuantizedLinear(packed, None if bias is None else bias.float(), self._dtype, bits, num_narrow)
-        return make_linear(self._joined(spec.modules, "weight"), bias)
+        return make_linear(self._joined(spec.modules, "weight"), bias, is_invariant=self._placement.is_invariant)
 
     def embedding_and_head(self, embedding: str, head: str | None) -> tuple[Embedding, Head]:
         """Both ends of the network from the modules of these names; without a head the embedding's weight is used twice.
@@ -86,7 +91,8 @@ class Weights:
                 return QuantizedEmbedding(packed, self._dtype), self._gathered(head_linear)
         table = self.tensor(f"{embedding}.weight").clone(memory_format=torch.contiguous_format)
         head_weight = table if head is None else self.tensor(f"{head}.weight")
-        return PlainEmbedding(table), self._gathered(make_linear(head_weight, is_head=True))
+        product = make_linear(head_weight, is_head=True, is_invariant=self._placement.is_invariant)
+        return PlainEmbedding(table), self._gathered(product)
 
     def _gathered(self, head: Head) -> Head:
         return head if self._shard is None else GatheredHead(head, self._shard.vocab_widths, self._shard.group)
