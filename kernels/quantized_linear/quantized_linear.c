@@ -22,7 +22,7 @@
 #define MOST_ABREAST 4
 #define WRITTEN_OUT 0
 #endif
-#define PANEL_ROWS 32
+#define PANEL_ROWS 128 /* at most: their sums stay in the first cache */
 #define NUM_LEVELS 4
 #define OPERATIONS_PER_TASK 200000 /* about 1 us */
 #define TILES_PER_BEST 16 /* at least, in a task that looks for the largest output: finding it among 16 lanes has a price */
@@ -46,7 +46,7 @@ struct product {
     const struct linear *linear;
     struct quad *quads[2]; /* 8 bits [panels][blocks][quads of the panel], 16 bits [panels][blocks][quads][2]; or NULL */
     struct best *bests;    /* [spans of tiles][rows], if ids are asked for */
-    int64_t num_blocks, num_tiles, num_narrow_tiles, tiles_per_task, num_panels;
+    int64_t num_blocks, num_tiles, num_narrow_tiles, tiles_per_task, num_panels, panel_rows;
 };
 
 /* The rows that meet a tile together. */
@@ -57,7 +57,7 @@ struct panel {
 };
 
 INLINE struct panel panel_at(const struct product *product, int64_t index, int wide) {
-    int64_t row = index * PANEL_ROWS, num_rows = least(PANEL_ROWS, product->linear->num_rows - row);
+    int64_t row = index * product->panel_rows, num_rows = least(product->panel_rows, product->linear->num_rows - row);
     return (struct panel){product->quads[wide] + row / QUAD_ROWS * product->num_blocks * (1 + wide), NULL, row, num_rows,
                           round_up(num_rows, QUAD_ROWS) / QUAD_ROWS * (1 + wide)};
 }
@@ -66,7 +66,7 @@ INLINE void round_rows(const struct product *product, int64_t begin, int64_t end
     const struct linear *linear = product->linear;
     int64_t zero_point = linear->minima ? MIDDLE : linear->zero_point;
     for (int64_t row = begin; row < end; row++) {
-        struct panel panel = panel_at(product, row / PANEL_ROWS, wide);
+        struct panel panel = panel_at(product, row / product->panel_rows, wide);
         int64_t in_panel = row - panel.row;
         round_row(linear->x + row * linear->x_stride, product->num_blocks,
                   (struct quad *)panel.quads + in_panel / QUAD_ROWS * (1 + wide), panel.num_quads, (int)(in_panel % QUAD_ROWS),
@@ -309,8 +309,8 @@ static void multiply(const void *context, int64_t begin, int64_t end) {
 static void multiply_for_best(const void *context, int64_t begin, int64_t end) {
     const struct product *product = context;
     for (int64_t item = begin; item < end; item++) {
-        int64_t span = item / product->num_panels, panel = item % product->num_panels, row = panel * PANEL_ROWS;
-        int64_t num_rows = least(PANEL_ROWS, product->linear->num_rows - row);
+        int64_t span = item / product->num_panels, panel = item % product->num_panels, row = panel * product->panel_rows;
+        int64_t num_rows = least(product->panel_rows, product->linear->num_rows - row);
         struct best_lanes lanes[PANEL_ROWS];
         for (int64_t r = 0; r < num_rows; r++) lanes[r] = nothing_yet();
         multiply_span(product, span, panel, lanes);
@@ -320,9 +320,9 @@ static void multiply_for_best(const void *context, int64_t begin, int64_t end) {
 }
 
 /* Tiles by twos, so that with bfloat16 outputs two threads seldom write to one line of the cache. */
-INLINE int64_t tiles_per_task(const struct linear *linear) {
-    int64_t operations = least(linear->num_rows, PANEL_ROWS) * linear->num_inputs * LANES;
-    int64_t least_tiles = linear->ids ? TILES_PER_BEST : 2;
+INLINE int64_t tiles_per_task(const struct product *product) {
+    int64_t operations = product->panel_rows * product->linear->num_inputs * LANES;
+    int64_t least_tiles = product->linear->ids ? TILES_PER_BEST : 2;
     return round_up(most(1, OPERATIONS_PER_TASK / most(1, operations)), least_tiles);
 }
 
@@ -349,8 +349,9 @@ EXPORT int64_t callboard_quantized_linear(const struct linear *linear) {
     struct product product = {.linear = linear, .num_blocks = linear->num_inputs / BLOCK};
     product.num_tiles = (linear->num_outputs + LANES - 1) / LANES;
     product.num_narrow_tiles = (linear->num_narrow + LANES - 1) / LANES;
-    product.num_panels = (linear->num_rows + PANEL_ROWS - 1) / PANEL_ROWS;
-    product.tiles_per_task = tiles_per_task(linear);
+    product.num_panels = most(1, (linear->num_rows + PANEL_ROWS - 1) / PANEL_ROWS);
+    product.panel_rows = round_up((linear->num_rows + product.num_panels - 1) / product.num_panels, MOST_ABREAST);
+    product.tiles_per_task = tiles_per_task(&product);
     int64_t num_spans = (product.num_tiles + product.tiles_per_task - 1) / product.tiles_per_task;
     struct quad *quads = make_quads(&product);
     if (linear->ids) product.bests = malloc((size_t)most(1, num_spans * linear->num_rows) * sizeof(struct best));
