@@ -30,6 +30,10 @@ class GatedMlp:
     down: Linear
     activation: Callable[[Tensor], Tensor]
 
+    @property
+    def products(self) -> list[Linear]:
+        return [self.gate_up, self.down]
+
     def __call__(self, hidden: Tensor) -> Tensor:
         """[tokens, hidden_size] → [tokens, hidden_size]"""
         return self.down(self.activation(self.gate_up(hidden)))

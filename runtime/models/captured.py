@@ -31,7 +31,7 @@ class CapturedDecoder:
         self._decoder = decoder
         self._graph: KernelGraph | None = None
         self._page_size = 0
-        self._can_capture = decoder.computes_in_kernels
+        self._can_capture = decoder.can_be_captured
 
     @property
     def is_captured(self) -> bool:

@@ -87,6 +87,15 @@ class ConfigReader:
             self.fail(key, "a list of positive numbers")
         return tuple(value)
 
+    def indices(self, key: str) -> frozenset[int]:
+        """A list of integers from 0 on; absent is empty."""
+        value = self._value(key)
+        if value is None:
+            return frozenset()
+        if not isinstance(value, list) or not all(type(item) is int and item >= 0 for item in value):
+            self.fail(key, "a list of indices")
+        return frozenset(value)
+
     def branch(self, key: str) -> Mapping[str, Any] | None:
         """A JSON object, or None."""
         value = self._value(key)

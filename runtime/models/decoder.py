@@ -19,11 +19,12 @@ from runtime.layers.embedding import Embedding
 from runtime.layers.forward import ForwardBatch, KVCache, KVShape, Queries
 from runtime.layers.gated_mlp import ACTIVATIONS, GatedMlp
 from runtime.layers.linear import Head, Linear, PanelLinear
+from runtime.layers.moe import MixtureOfExperts, SharedExpert
 from runtime.layers.parallel_linear import own_product
 from runtime.layers.placement import ON_HOST, AttentionKernel, Placement
 from runtime.layers.quantized import QuantizedLinear
 from runtime.layers.rotary import RopeSpec, cos_sin_table
-from runtime.models.spec import DecoderSpec
+from runtime.models.spec import DecoderSpec, MixtureSpec
 from runtime.models.weights import Weights
 
 
@@ -34,7 +35,7 @@ class Layer:
     input_norm: Tensor  # [hidden]
     attention: Attention
     mlp_norm: Tensor  # [hidden]
-    mlp: GatedMlp
+    mlp: GatedMlp | MixtureOfExperts
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,11 @@ class Decoder:
         return all(isinstance(own_product(linear), (QuantizedLinear, PanelLinear)) for linear in self._products())
 
     @property
+    def can_be_captured(self) -> bool:
+        """Whether a step is the same calls of our kernels for every batch; a mixture's depend on what its router chooses."""
+        return self.computes_in_kernels and not any(layer.mixture for layer in self.spec.layers)
+
+    @property
     def keeps_blocks(self) -> bool:
         """Whether weights stay quantized as they are in the file."""
         return isinstance(own_product(self.head), QuantizedLinear)
@@ -67,7 +73,7 @@ class Decoder:
     def _products(self) -> list[Linear]:
         products: list[Linear] = [self.head]
         for layer in self.layers:
-            products += [layer.attention.qkv, layer.attention.output, layer.mlp.gate_up, layer.mlp.down]
+            products += [layer.attention.qkv, layer.attention.output, *layer.mlp.products]
         return products
 
     def kv_shape(self) -> KVShape:
@@ -169,7 +175,28 @@ def _build_layer(
         q_norm=norms.get("q_norm"),
         k_norm=norms.get("k_norm"),
         norm_eps=spec.norm_eps,
+        norms_all_heads=spec.norms_all_heads,
+        clip=spec.clip_qkv,
         kernel=kernel,
     )
-    mlp = GatedMlp(linears["gate_up"], linears["down"], ACTIVATIONS[spec.activation])
+    mlp = _gated(spec, linears) if layer.mixture is None else _build_mixture(spec, index, layer.mixture, linears, weights)
     return Layer(norms["input_norm"], attention, norms["mlp_norm"], mlp)
+
+
+def _build_mixture(
+    spec: DecoderSpec, index: int, mixture: MixtureSpec, linears: dict[str, Linear], weights: Weights
+) -> MixtureOfExperts:
+    experts = (
+        _gated(spec, {role: weights.linear(role, linear) for role, linear in expert.items()}) for expert in spec.experts(index)
+    )
+    return MixtureOfExperts(
+        router=linears["router"],
+        experts=tuple(experts),
+        top_k=mixture.top_k,
+        renormalise=mixture.renormalise,
+        shared=SharedExpert(_gated(spec, linears, "shared_"), linears["shared_gate"]) if mixture.shared_size else None,
+    )
+
+
+def _gated(spec: DecoderSpec, linears: dict[str, Linear], prefix: str = "") -> GatedMlp:
+    return GatedMlp(linears[f"{prefix}gate_up"], linears[f"{prefix}down"], ACTIVATIONS[spec.activation])

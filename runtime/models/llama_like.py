@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from runtime.errors import LoadError
 from runtime.models.config_reader import MAX_LAYERS, ConfigReader
 from runtime.models.rope_config import context_length, rope_spec
@@ -51,7 +53,7 @@ def llama_like(config: ConfigReader) -> DecoderSpec:
 
 def with_windows(layers: tuple[LayerSpec, ...], windows: tuple[int, ...]) -> tuple[LayerSpec, ...]:
     """`layers` with a sliding window each; 0 is none."""
-    return tuple(LayerSpec(rope=layer.rope, window=window) for layer, window in zip(layers, windows, strict=True))
+    return tuple(replace(layer, window=window) for layer, window in zip(layers, windows, strict=True))
 
 
 def qwen_windows(config: ConfigReader, num_layers: int) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from runtime.errors import ConfigError
 from runtime.layers.rank_group import RankGroup
 from runtime.layers.sharding import Partition, partition
 from runtime.models.spec import DecoderSpec
@@ -57,7 +58,12 @@ class Shard:
 
 
 def make_shard(spec: DecoderSpec, group: RankGroup) -> tuple[DecoderSpec, Shard]:
-    """The decoder that this rank builds and what it is made of. Raises `ConfigError` if there are too many ranks."""
+    """The decoder that this rank builds and what it is made of.
+
+    Raises `ConfigError` if there are too many ranks, or if there is a mixture of experts.
+    """
+    if any(layer.mixture for layer in spec.layers):
+        raise ConfigError("a mixture of experts can not be shared among ranks yet: use --tp-size 1")
     parts = partition(
         num_heads=spec.num_heads,
         num_kv_heads=spec.num_kv_heads,
