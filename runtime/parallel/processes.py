@@ -40,9 +40,7 @@ class RankProcesses:
 
     async def watch(self) -> None:
         """Until all processes have ended. Raises `RankLost` at the first that was not told to: then it ends with 0."""
-        waits = [_watch(rank, process) for rank, process in self._processes.items()]
-        for each in asyncio.as_completed(waits):
-            await each
+        await asyncio.gather(*(_watch(rank, process) for rank, process in self._processes.items()))
 
     def kill(self) -> None:
         """SIGKILL, which also a stopped process gets."""
