@@ -89,6 +89,14 @@ class SlotRules:
             fields[name] = torch.zeros((num_slots, width), dtype=dtype, device=device, pin_memory=pinned)
         return cls(scalars=scalars, **fields)
 
+    def copy_from(self, source: SlotRules, ragged_slots: Sequence[int] = ()) -> None:
+        """The scalars of every slot, and the ids and biases of the named slots. Waits for nothing if `source` is pinned."""
+        self.scalars.copy_(source.scalars, non_blocking=True)
+        for slot in ragged_slots:
+            self.masked_ids[slot].copy_(source.masked_ids[slot], non_blocking=True)
+            self.bias_ids[slot].copy_(source.bias_ids[slot], non_blocking=True)
+            self.bias_values[slot].copy_(source.bias_values[slot], non_blocking=True)
+
     def set(
         self,
         slot: int,
