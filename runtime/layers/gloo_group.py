@@ -6,7 +6,10 @@ torch's default one, nothing about it comes from the environment, and several ca
 
 from __future__ import annotations
 
+import math
+import re
 import socket
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -15,26 +18,34 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed import GatherOptions, ProcessGroupGloo, Store, TCPStore  # type: ignore[attr-defined]
+from torch.distributed import GatherOptions, ProcessGroupGloo, Store, TCPStore, Work  # type: ignore[attr-defined]
 
 from runtime.errors import CallboardError, RankLost, StartError
 
 START_TIMEOUT_S = 1800.0
 """How long a rank waits for the others to come up, and to load their weights."""
 COLLECTIVE_TIMEOUT_S = 60.0
-"""How long a rank waits for the others to enter a collective. A rank that is known to be dead is told of at once."""
+"""How long a rank waits for the others to enter a collective. One that has died is noticed at once."""
+ABORT_INTERVAL = timedelta(seconds=0.2)
+"""How often one who waits in a collective looks whether the group is aborted."""
+STORE_INTERVAL_S = 0.05
+BROKEN_OFF = "it was broken off"
+
+_SOURCE = re.compile(r"^\[\S+\.cc:\d+\] ")
 
 
 class GlooGroup:
     """Implements `RankGroup`; `connect` makes one."""
 
-    def __init__(self, rank: int, size: int, store: Store, processes: Any) -> None:
+    def __init__(self, rank: int, size: int, store: Store, processes: Any, start_timeout_s: float) -> None:
         """processes: a `ProcessGroupGloo`, whose type stub lacks its collectives."""
         self.rank = rank
         self.size = size
         self._store = store
         self._processes = processes
+        self._start_timeout_s = start_timeout_s
         self._rounds = count()
+        self._aborted = threading.Event()
 
     @classmethod
     def connect(
@@ -54,13 +65,13 @@ class GlooGroup:
         with _raising(StartError, f"the {size} ranks can not meet at {host}:{port}"):
             store = TCPStore(host, port, size, rank == 0, timedelta(seconds=start_timeout_s), wait_for_workers=True)
             processes = ProcessGroupGloo(store, rank, size, _options(_address_towards(host, port), timeout_s))
-            return cls(rank, size, store, processes)
+            return cls(rank, size, store, processes, start_timeout_s)
 
     def all_reduce_sum(self, x: Tensor) -> None:
         """See `RankGroup.all_reduce_sum`. Gathers and adds: gloo's own order of addition depends on a number's place in `x`."""
         parts = [torch.empty_like(x) for _ in range(self.size)]
         with _raising(RankLost, "the ranks could not add up their parts"):
-            self._processes.allgather([parts], [x]).wait()
+            self._finish(self._processes.allgather([parts], [x]))
         total = parts[0].float()
         for part in parts[1:]:
             total += part
@@ -72,7 +83,7 @@ class GlooGroup:
         padded = torch.nn.functional.pad(part, (0, width - part.shape[1])).contiguous()
         parts = [padded.new_empty(num_rows, width) for _ in widths] if self.rank == 0 else []
         with _raising(RankLost, "the ranks could not gather their logits"):
-            self._processes.gather([parts] if parts else [], [padded], GatherOptions()).wait()
+            self._finish(self._processes.gather([parts] if parts else [], [padded], GatherOptions()))
         if not parts:
             return part
         return torch.cat([received[:, :own] for received, own in zip(parts, widths, strict=True)], dim=1)
@@ -80,28 +91,49 @@ class GlooGroup:
     def broadcast(self, x: Tensor) -> None:
         """See `RankGroup.broadcast`."""
         with _raising(RankLost, "rank 0 could not hand out its hidden states"):
-            self._processes.broadcast([x]).wait()
+            self._finish(self._processes.broadcast([x]))
 
     def least(self, value: int) -> int:
-        """See `RankGroup.least`. Goes through the store, which waits longer than a collective."""
+        """See `RankGroup.least`. Goes through the store, since a collective does not wait for so long."""
         number = next(self._rounds)
+        keys = [f"least/{number}/{rank}" for rank in range(self.size)]
         with _raising(RankLost, "the ranks could not compare their sizes"):
-            self._store.set(f"least/{number}/{self.rank}", str(value))
-            return min(int(self._store.get(f"least/{number}/{rank}")) for rank in range(self.size))
+            self._store.set(keys[self.rank], str(value))
+            self._wait_for(keys)
+            return min(int(self._store.get(key)) for key in keys)
 
     def abort(self) -> None:
-        """See `RankGroup.abort`."""
-        self._processes.abort()
+        """See `RankGroup.abort`. gloo's own does nothing."""
+        self._aborted.set()
+
+    def _wait_for(self, keys: list[str]) -> None:
+        """Until the ranks have set `keys`. Raises RuntimeError when that takes too long, or the group is aborted."""
+        for _ in range(math.ceil(self._start_timeout_s / STORE_INTERVAL_S)):
+            if self._store.check(keys):  # its own way of waiting logs every interval and can not be broken off
+                return
+            if self._aborted.wait(STORE_INTERVAL_S):
+                raise RuntimeError(BROKEN_OFF)
+        raise RuntimeError(f"not all have come as far within {self._start_timeout_s:g} s")
+
+    def _finish(self, work: Work) -> None:
+        """Wait for a collective. Raises what it has failed of, or RuntimeError when the group is aborted."""
+        while not work.is_completed():
+            try:
+                work.wait(ABORT_INTERVAL)
+            except RuntimeError:  # most often not the collective's: the wait is over
+                if self._aborted.is_set() and not work.is_completed():
+                    raise RuntimeError(BROKEN_OFF) from None
+        work.wait()
 
 
 @contextmanager
 def _raising(error_type: type[CallboardError], what: str) -> Iterator[None]:
-    """Everything that torch.distributed raises is one error."""
+    """Everything that torch.distributed raises is one error, of whose text the place in torch's sources is left out."""
     try:
         yield
     except (RuntimeError, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise error_type(f"{what}: {reason:.300}") from error
+        raise error_type(f"{what}: {_SOURCE.sub('', reason).partition('. ')[0]:.300}") from error
 
 
 def _options(address: str, timeout_s: float) -> Any:
