@@ -3,7 +3,8 @@
  * A row's queries times the query heads of one key head are a flat list of vectors. A block is up to BLOCK of them, all against
  * one key head, so that every loaded key and value serves them all. Keys go by in chunks of CHUNK at fixed positions; a
  * chunk starts from nothing and is then folded into what came before it, in order. A vector's arithmetic is therefore the
- * same whatever block, row, batch, prompt chunking or thread it falls in.
+ * same whatever block, row, batch, prompt chunking or thread it falls in. So rows that begin with the same pages may meet these
+ * in one block: see sharing.h.
  */
 #ifndef CALLBOARD_ATTENTION_H
 #define CALLBOARD_ATTENTION_H
@@ -27,12 +28,17 @@ struct attention {
     double scale, softcap;
 };
 
-/* Vectors `first` to `first + count` of one row against one key head. */
+/* A query's token in the batch, and its position in its sequence. */
+struct query {
+    int64_t token, position;
+};
+
+/* Vectors `first` to `first + count` against one key head: of one row, or of several with one query each. */
 struct block {
     int64_t row, kv_head, first, count;
-    int64_t group;          /* query heads per key head */
-    int64_t first_position; /* of the row's first query */
-    int64_t first_token;    /* of the row in the batch */
+    int64_t group;               /* query heads per key head */
+    struct query start;          /* the row's first query; the others follow it */
+    const struct query *queries; /* of several rows, of which `row` is one; else NULL */
 };
 
 /* What a range of keys adds up to: softmax weights relative to `peak` (-infinity: no key seen), their sum, weighted values. */
@@ -59,14 +65,14 @@ INLINE int64_t head_of(const struct block *block, int64_t vector) {
     return block->kv_head * block->group + (block->first + vector) % block->group;
 }
 
-INLINE int64_t token_of(const struct block *block, int64_t vector) { return (block->first + vector) / block->group; }
-
-INLINE int64_t position_of(const struct block *block, int64_t vector) {
-    return block->first_position + token_of(block, vector);
+INLINE struct query query_of(const struct block *block, int64_t vector) {
+    int64_t index = (block->first + vector) / block->group;
+    if (block->queries) return block->queries[index];
+    return (struct query){block->start.token + index, block->start.position + index};
 }
 
-INLINE const char *query_of(const struct attention *a, const struct block *block, int64_t vector) {
-    return a->q + (block->first_token + token_of(block, vector)) * a->q_token_stride + head_of(block, vector) * a->q_head_stride;
+INLINE const char *vector_at(const struct attention *a, const struct block *block, int64_t vector) {
+    return a->q + query_of(block, vector).token * a->q_token_stride + head_of(block, vector) * a->q_head_stride;
 }
 
 /* Floats per vector in a partial. */

@@ -18,7 +18,7 @@ INLINE __m512i load_unit(const char *row, int64_t at, int64_t head_dim) {
 INLINE void bfloat_load_queries(const struct attention *a, const struct block *block, struct scratch *scratch) {
     for (int64_t v = 0; v < block->count; v++)
         for (int64_t at = 0; at < a->head_dim; at += UNIT)
-            _mm512_store_si512(&scratch->queries[v][at / 2], load_unit(query_of(a, block, v), at, a->head_dim));
+            _mm512_store_si512(&scratch->queries[v][at / 2], load_unit(vector_at(a, block, v), at, a->head_dim));
 }
 
 /* Transposes 16 rows of 16 words: out[i] holds word i of every row. */

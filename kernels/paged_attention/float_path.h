@@ -13,7 +13,7 @@ INLINE f32x16 load_part(const char *row, int64_t at, int64_t head_dim, int bf16)
 INLINE void float_load_queries(const struct attention *a, const struct block *block, struct scratch *scratch, int bf16) {
     for (int64_t v = 0; v < block->count; v++)
         for (int64_t at = 0; at < a->head_dim; at += LANES)
-            store(scratch->queries[v], at, load_part(query_of(a, block, v), at, a->head_dim, bf16), 0);
+            store(scratch->queries[v], at, load_part(vector_at(a, block, v), at, a->head_dim, bf16), 0);
 }
 
 INLINE void float_score_keys(const struct attention *a, const struct piece *piece, struct scratch *scratch, int bf16) {

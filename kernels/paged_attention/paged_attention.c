@@ -22,8 +22,8 @@ struct range {
 };
 
 INLINE struct range visible(const struct attention *a, const struct block *block) {
-    int64_t oldest = a->window > 0 ? most(0, position_of(block, 0) - a->window + 1) : 0;
-    return (struct range){oldest, position_of(block, block->count - 1) + 1};
+    int64_t oldest = a->window > 0 ? most(0, query_of(block, 0).position - a->window + 1) : 0;
+    return (struct range){oldest, query_of(block, block->count - 1).position + 1};
 }
 
 INLINE int64_t first_chunk(const struct attention *a, const struct block *block) { return visible(a, block).first / CHUNK; }
@@ -62,7 +62,7 @@ INLINE float shape_scores(const struct attention *a, const struct piece *piece, 
     const i32x16 lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     float slope = a->alibi_slopes ? a->alibi_slopes[head_of(block, vector)] : 0.0f;
     float scale = (float)a->scale, softcap = (float)a->softcap;
-    int32_t nearest = (int32_t)(position_of(block, vector) - piece->start), window = (int32_t)a->window;
+    int32_t nearest = (int32_t)(query_of(block, vector).position - piece->start), window = (int32_t)a->window;
     f32x16 peak = broadcast(-INFINITY);
     for (int64_t key = 0; key < piece->num_keys; key += LANES) {
         i32x16 distance = nearest - (int32_t)key - lanes;
@@ -159,7 +159,7 @@ INLINE void clear(struct partial *total, int64_t count, int64_t width) {
 INLINE void finish(const struct attention *a, const struct block *block, const struct partial *total, enum path path) {
     int64_t head_bytes = a->head_dim * (path == FLOATS ? 4 : 2);
     for (int64_t v = 0; v < block->count; v++) {
-        int64_t head = head_of(block, v), token = block->first_token + token_of(block, v);
+        int64_t head = head_of(block, v), token = query_of(block, v).token;
         float sum = total->sum[v], shrink = 1.0f;
         if (a->sinks) {
             float sink = a->sinks[head], peak = sink > total->peak[v] ? sink : total->peak[v];

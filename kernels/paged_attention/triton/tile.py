@@ -65,6 +65,18 @@ def scores_of(q, k, qk_scale, cap, HAS_SOFTCAP: tl.constexpr):
 
 
 @triton.jit
+def add_keys(maximum, total, weighted, scores, v):
+    """One step of a softmax over keys: scores [rows, keys], times log2(e) and -inf where not seen; v [keys, BLOCK_D]."""
+    new_maximum = tl.maximum(maximum, tl.max(scores, 1))
+    shift = finite(new_maximum)
+    kept = tl.exp2(maximum - shift)
+    weights = tl.exp2(scores - shift[:, None])
+    total = tl.fma(total, kept, tl.sum(weights, 1))
+    weighted = tl.dot(weights.to(v.dtype), v, weighted * kept[:, None], input_precision="ieee")
+    return new_maximum, total, weighted
+
+
+@triton.jit
 def attend(
     q,
     position,
@@ -113,11 +125,5 @@ def attend(
             scores = scores - slope[:, None] * distance
         scores = tl.where(seen, scores, float("-inf"))
 
-        new_maximum = tl.maximum(maximum, tl.max(scores, 1))
-        shift = finite(new_maximum)
-        kept = tl.exp2(maximum - shift)
-        weights = tl.exp2(scores - shift[:, None])
-        total = tl.fma(total, kept, tl.sum(weights, 1))
-        weighted = tl.dot(weights.to(q.dtype), v, weighted * kept[:, None], input_precision="ieee")
-        maximum = new_maximum
+        maximum, total, weighted = add_keys(maximum, total, weighted, scores, v)
     return maximum, total, weighted
