@@ -66,17 +66,11 @@ class SlotRules:
 
     @classmethod
     def allocate(
-        cls,
-        num_slots: int,
-        device: torch.device | str,
-        *,
-        max_masked: int = 512,
-        max_biases: int = 1024,
-        pinned: bool = False,
+        cls, num_slots: int, device: torch.device | str, *, max_masked: int = 512, max_biases: int = 1024
     ) -> SlotRules:
-        """The rules of a plain greedy row for every slot. `pinned` is for a copy on the CPU that is sent to the device."""
+        """The rules of a plain greedy row for every slot."""
         num_bytes = num_slots * sum(dtype.itemsize for dtype in _SCALARS.values())
-        scalars = torch.zeros(num_bytes, dtype=torch.uint8, device=device, pin_memory=pinned)
+        scalars = torch.zeros(num_bytes, dtype=torch.uint8, device=device)
         fields, end = {}, 0
         for name, dtype in _SCALARS.items():
             start, end = end, end + num_slots * dtype.itemsize
@@ -86,16 +80,8 @@ class SlotRules:
         shapes = {"masked_ids": max_masked, "bias_ids": max_biases, "bias_values": max_biases}
         for name, width in shapes.items():
             dtype = torch.float32 if name == "bias_values" else torch.int32
-            fields[name] = torch.zeros((num_slots, width), dtype=dtype, device=device, pin_memory=pinned)
+            fields[name] = torch.zeros((num_slots, width), dtype=dtype, device=device)
         return cls(scalars=scalars, **fields)
-
-    def copy_from(self, source: SlotRules, ragged_slots: Sequence[int] = ()) -> None:
-        """The scalars of every slot, and the ids and biases of the named slots. Waits for nothing if `source` is pinned."""
-        self.scalars.copy_(source.scalars, non_blocking=True)
-        for slot in ragged_slots:
-            self.masked_ids[slot].copy_(source.masked_ids[slot], non_blocking=True)
-            self.bias_ids[slot].copy_(source.bias_ids[slot], non_blocking=True)
-            self.bias_values[slot].copy_(source.bias_values[slot], non_blocking=True)
 
     def set(
         self,

@@ -68,7 +68,9 @@ def make_rules(num_slots: int, slots: list[int], rows: tuple[Rules, ...], device
     host, rules = (SlotRules.allocate(num_slots, place, max_masked=8, max_biases=8) for place in ("cpu", device))
     for slot, row in zip(slots, rows, strict=True):
         host.set(slot, **row)
-    rules.copy_from(host, slots)
+    fields = ("scalars", "masked_ids", "bias_ids", "bias_values")
+    for field in fields:
+        getattr(rules, field).copy_(getattr(host, field))
     return rules
 
 
@@ -241,14 +243,19 @@ def test_a_mask_comes_with_its_rows(seeded):
         sample(batch.logits, batch.slots, batch.positions, batch.rules, batch.history, allowed=torch.zeros(1, 1).int())
 
 
-def test_rules_are_copied_at_once(seeded):
+def test_the_scalars_of_all_slots_share_one_buffer():
     rows: tuple[Rules, ...] = ({"temperature": 0.5, "top_p": 0.25, "seed": 2**63 - 1}, {"masked_ids": (4, 5), "min_length": 9})
-    host = make_rules(2, [0, 1], rows)
-    copy = SlotRules.allocate(2, "cpu", max_masked=8, max_biases=8)
-    assert copy.top_ps.tolist() == [1.0, 1.0]
-    copy.copy_from(host, [1])
+    rules, copy = make_rules(2, [0, 1], rows), SlotRules.allocate(2, "cpu")
+    assert copy.top_ps.tolist() == copy.repetition_penalties.tolist() == [1.0, 1.0]
+    copy.scalars.copy_(rules.scalars)
     assert (copy.seeds.tolist(), copy.top_ps.tolist()) == ([2**63 - 1, 0], [0.25, 1.0])
-    assert (copy.num_masked.tolist(), copy.masked_ids[1, :2].tolist()) == ([0, 2], [4, 5])
+    assert (copy.num_masked.tolist(), copy.min_lengths.tolist()) == ([0, 2], [0, 9])
+
+
+def test_a_slot_forgets_its_last_rules():
+    rules = make_rules(1, [0], ({"temperature": 0.5, "top_k": 5, "biases": {3: 1.0}, "masked_ids": (1,)},))
+    rules.set(0)
+    assert torch.equal(rules.scalars, SlotRules.allocate(1, "cpu").scalars)
 
 
 def test_a_step_that_is_off_is_not_taken(seeded):
