@@ -7,17 +7,28 @@ from dataclasses import dataclass
 from functools import partial
 
 from runtime.clock import SystemClock
-from runtime.config import Config
+from runtime.config import Config, ModelConfig
+from runtime.executor.build_cuda import build_cuda_executor
 from runtime.executor.cpu import CpuExecutor
+from runtime.executor.cuda import CudaExecutor
+from runtime.executor.device_choice import choose_device
 from runtime.executor.extras import NO_GRAMMARS, Extensions
 from runtime.executor.led_model import LedModel, Send
-from runtime.executor.memory import ModelSize, allocate_kv, free_memory_bytes, return_freed_memory, size_limits
+from runtime.executor.memory import (
+    ModelSize,
+    allocate_kv,
+    free_memory_bytes,
+    model_size,
+    return_freed_memory,
+    size_limits,
+)
 from runtime.executor.order_worker import OrderWorker
 from runtime.executor.port import ExecutorLimits
 from runtime.executor.shared_limits import agree_on_limits, check_same_model
 from runtime.executor.source import CheckpointSource, SharedSource
 from runtime.executor.thread_count import choose_num_threads, num_usable_cores
 from runtime.layers.forward import KVCache
+from runtime.layers.placement import CPU
 from runtime.layers.rank_group import RankGroup
 from runtime.loading.checkpoint import Checkpoint
 from runtime.models.captured import CapturedDecoder
@@ -42,22 +53,19 @@ class Ranks:
 
 def build_executor(
     config: Config, checkpoint: Checkpoint, matchers: MatcherSource = NO_GRAMMARS, ranks: Ranks | None = None
-) -> CpuExecutor:
+) -> CpuExecutor | CudaExecutor:
     """An executor that waits for `start`. `matchers`: the store that the Grammar actor fills. `ranks`: None is this one alone.
 
-    Raises `LoadError` about the model and `ConfigError` about the cache and the logit processors.
+    Raises `LoadError` about the model and `ConfigError` about the device, the cache and the logit processors.
     """
     processors = load_processors(config.executor.logit_processor)
     extensions = Extensions(matchers, processors, jumps_forward=not config.executor.disable_jump_forward)
+    device = choose_device(config)
+    if device != CPU:
+        return build_cuda_executor(config, checkpoint, extensions, device)
     if ranks is not None:
         return _build_led_executor(config, checkpoint, extensions, ranks)
-    model = load_model(
-        checkpoint,
-        dtype=config.model.dtype,
-        activation_bits=config.model.activation_bits,
-        num_positions=config.model.context_length,
-    )
-    return_freed_memory()  # before the cache is sized
+    model = _load_whole(config.model, checkpoint, config.model.context_length)
     size = model_size(model)
     limits = size_limits(config, size, free_memory_bytes())
     allocate = partial(allocate_kv, size.kv_shape, limits.num_pages, limits.page_size)
@@ -75,8 +83,26 @@ def build_executor(
         num_threads=num_threads,
         num_torch_threads=num_torch_threads,
         extensions=extensions,
-        source=CheckpointSource(config.model, checkpoint, model.num_positions, allocate),
+        source=CheckpointSource(config.model, checkpoint, partial(_load_again, config.model, model.num_positions), allocate),
     )
+
+
+def _load_again(config: ModelConfig, num_positions: int, checkpoint: Checkpoint) -> CapturedDecoder:
+    return CapturedDecoder(_load_whole(config, checkpoint, num_positions, show_progress=False))
+
+
+def _load_whole(
+    config: ModelConfig, checkpoint: Checkpoint, num_positions: int | None, *, show_progress: bool = True
+) -> Decoder:
+    model = load_model(
+        checkpoint,
+        dtype=config.dtype,
+        activation_bits=config.activation_bits,
+        num_positions=num_positions,
+        show_progress=show_progress,
+    )
+    return_freed_memory()
+    return model
 
 
 def build_order_worker(
@@ -136,16 +162,6 @@ def _load_part(config: Config, checkpoint: Checkpoint, group: RankGroup, num_loc
     log.info("Rank %d of %d. Its weights: %s", group.rank, group.size, _describe_weights(model, config.model.activation_bits))
     kv = allocate_kv(size.kv_shape, limits.num_pages, limits.page_size)
     return _Part(model, kv, limits, num_threads, 1 if model.computes_in_kernels else num_threads)
-
-
-def model_size(model: Decoder) -> ModelSize:
-    """What the sizing of the cache has to know."""
-    return ModelSize(
-        kv_shape=model.kv_shape(),
-        vocab_size=model.spec.vocab_size,
-        context_length=model.num_positions,
-        weight_bytes=model.weight_bytes,
-    )
 
 
 def _describe_weights(model: Decoder, activation_bits: str) -> str:

@@ -7,7 +7,6 @@ Invariant: only the worker touches the batch table and the keys and values; only
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import threading
 from collections.abc import Callable
@@ -20,6 +19,7 @@ import torch
 from kernels import native
 from runtime.clock import Clock, SystemClock
 from runtime.errors import EngineError, RankLost
+from runtime.executor.delivery import Delivery
 from runtime.executor.extras import NO_EXTENSIONS, Extensions
 from runtime.executor.port import ExecutorLimits, PostResult
 from runtime.executor.step_runner import STEP_ERRORS, Model, StepRunner
@@ -62,31 +62,26 @@ class CpuExecutor:
         self._upkeep = Upkeep(self._runner, source, clock)
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._worker: threading.Thread | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._post: PostResult | None = None
-        self._epoch = 0
-        """Grows at every start, reset and stop; results of plans from an earlier one are nobody's."""
+        self._delivery = Delivery()
 
     def start(self, post: PostResult) -> None:
         """Begin to accept plans; results go to `post` on the running loop. Called again after a `reset`."""
-        self._loop = asyncio.get_running_loop()
-        self._post = post
-        self._epoch += 1
+        self._delivery.open(post)
         self._ensure_worker()
 
     def submit(self, plan: StepPlan) -> None:
         """Queue `plan`. Raises `EngineError` if the executor is not started, stopped, or its worker has died."""
         self._check_runs()
-        self._jobs.put(partial(self._run_plan, plan, self._epoch))
+        self._jobs.put(partial(self._run_plan, plan, self._delivery.epoch))
 
     def execute(self, command: RunCommand) -> None:
         """Queue `command` behind the plans. Raises `EngineError` like `submit`."""
         self._check_runs()
-        self._jobs.put(partial(self._run_command, command, self._epoch))
+        self._jobs.put(partial(self._run_command, command, self._delivery.epoch))
 
     def reset(self) -> None:
         """Forget all slots. The step in flight is finished but not posted, plans behind it are dropped."""
-        self._epoch += 1
+        self._delivery.forget()
         if self._worker is None:
             self._clear()
             return
@@ -95,8 +90,7 @@ class CpuExecutor:
 
     def stop(self) -> None:
         """Finish the step in flight, drop the plans behind it, and end the worker. Nothing is posted after this."""
-        self._epoch += 1
-        self._post = None
+        self._delivery.close()
         worker, self._worker = self._worker, None
         if worker is None:
             return
@@ -133,7 +127,7 @@ class CpuExecutor:
             self._upkeep.close()
 
     def _check_runs(self) -> None:
-        if self._post is None or self._worker is None or not self._worker.is_alive():
+        if not self._delivery.is_open or self._worker is None or not self._worker.is_alive():
             raise EngineError("the executor does not run: start it before the first plan")
 
     def _clear(self) -> None:
@@ -144,12 +138,12 @@ class CpuExecutor:
             log.error("the engine's memory can not be taken again", exc_info=error)
 
     def _run_command(self, command: RunCommand, epoch: int) -> None:
-        if epoch == self._epoch:
+        if epoch == self._delivery.epoch:
             answer = self._upkeep.answer(command.command)
-            self._send(epoch, CommandRan(command_id=command.command_id, answer=answer))
+            self._delivery.send(epoch, CommandRan(command_id=command.command_id, answer=answer))
 
     def _run_plan(self, plan: StepPlan, epoch: int) -> None:
-        if epoch != self._epoch:
+        if epoch != self._delivery.epoch:
             return
         result: StepDone | StepFailed | None = None
         try:
@@ -160,14 +154,7 @@ class CpuExecutor:
         finally:
             if result is None:  # a defect: this thread ends with the traceback, and the engine group has to restart
                 result = StepFailed(step_id=plan.step_id, reason="the executor's worker died", is_fatal=True)
-            self._send(epoch, result)
-
-    def _send(self, epoch: int, result: StepDone | StepFailed | CommandRan) -> None:
-        assert self._loop is not None, "plans are accepted after start"
-        try:
-            self._loop.call_soon_threadsafe(self._deliver, epoch, result)
-        except RuntimeError:
-            log.debug("the loop is closed; %s is dropped", type(result).__name__)
+            self._delivery.send(epoch, result)
 
     def _warm_up(self, done: Future[None]) -> None:
         try:
@@ -180,10 +167,3 @@ class CpuExecutor:
         finally:
             if not done.done():
                 done.set_exception(EngineError("the executor's worker died while it warmed up"))
-
-    # -----------------------------------------------------------------------------------------------------------------
-    # On the loop again
-
-    def _deliver(self, epoch: int, result: StepDone | StepFailed | CommandRan) -> None:
-        if epoch == self._epoch and self._post is not None:
-            self._post(result)

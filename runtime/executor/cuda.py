@@ -2,8 +2,8 @@
 
 The launcher takes plans in the order of submission, and launches a step while the one before still computes, whose tokens it
 never sees: they stay on the device. The completer waits until the device has passed a step's end, reads its results and posts
-them with one wake-up of the loop. A step that can not be launched, for want of memory or because its plan is wrong, fails alone;
-once the device itself is lost every step fails, and nothing but a new process helps (`DeviceLost`).
+them with one wake-up of the loop. A step that can not be launched, for want of memory or because its plan is wrong, fails
+alone; once the device itself is lost every step fails, and nothing but a new process helps (`DeviceLost`).
 Invariants: at most `MAX_IN_FLIGHT` steps are launched and not complete; results are posted in the order of the plans; only the
 launcher touches the batch table; only the loop's thread touches the delivery, but for sending.
 """

@@ -19,13 +19,14 @@ from runtime.config import Config
 from runtime.errors import ConfigError
 from runtime.executor.port import ExecutorLimits
 from runtime.layers.forward import KVCache, KVShape
+from runtime.models.decoder import Decoder
 
 DEFAULT_MEM_FRACTION = 0.6
 DEFAULT_MAX_TOKENS = 65_536
 """Without a word from the user the cache is not larger than this, or than one context."""
 DEFAULT_NUM_SLOTS = 256
 MIN_PAGES = 3
-_MAX_CACHED_TOKENS = 2**31 - 1
+MAX_CACHED_TOKENS = 2**31 - 1
 """Write slots are int32."""
 
 
@@ -40,15 +41,30 @@ class ModelSize:
     weight_bytes: int
 
 
+def model_size(model: Decoder) -> ModelSize:
+    """What the sizing of the cache has to know."""
+    return ModelSize(
+        kv_shape=model.kv_shape(),
+        vocab_size=model.spec.vocab_size,
+        context_length=model.num_positions,
+        weight_bytes=model.weight_bytes,
+    )
+
+
 def size_limits(config: Config, model: ModelSize, available_bytes: int) -> ExecutorLimits:
     """The limits of an executor for `model`, when `available_bytes` are left after loading it.
 
     The context is cut to what the cache holds, unless the user asked for one. Raises `ConfigError` if not even that context, or
     fewer than `MIN_PAGES` pages, fit.
     """
+    context_length = config.model.context_length or model.context_length
+    return limits_of(config, model, _num_pages(config, model, context_length, available_bytes))
+
+
+def limits_of(config: Config, model: ModelSize, num_pages: int) -> ExecutorLimits:
+    """The limits of an executor whose cache has `num_pages`. Raises like `size_limits`."""
     page_size = config.cache.page_size
     context_length = config.model.context_length or model.context_length
-    num_pages = _num_pages(config, model, context_length, available_bytes)
     if num_pages < MIN_PAGES:
         raise ConfigError(
             f"the KV cache would hold only {num_pages} pages of {page_size} tokens, and at least {MIN_PAGES} are needed:"
@@ -79,13 +95,19 @@ def _num_pages(config: Config, model: ModelSize, context_length: int, available_
                 f"--max-total-tokens {num_tokens} takes {num_tokens * bytes_per_token // 2**20} MB for the KV cache, and"
                 f" {available_bytes // 2**20} MB are free"
             )
-        return min(num_tokens, _MAX_CACHED_TOKENS) // page_size
+        return min(num_tokens, MAX_CACHED_TOKENS) // page_size
     num_pages_per_context = -(-context_length // page_size)
-    num_slots = config.scheduler.max_running_requests or DEFAULT_NUM_SLOTS
-    useful_tokens = min(num_slots * num_pages_per_context * page_size, _MAX_CACHED_TOKENS)
+    useful_tokens = useful_pages(config, context_length) * page_size
     if config.cache.mem_fraction_static is None:
         useful_tokens = min(useful_tokens, max(DEFAULT_MAX_TOKENS, num_pages_per_context * page_size))
     return min(useful_tokens, _affordable_tokens(config, model, available_bytes)) // page_size
+
+
+def useful_pages(config: Config, context_length: int) -> int:
+    """What all slots can fill, as far as write slots count."""
+    page_size = config.cache.page_size
+    num_slots = config.scheduler.max_running_requests or DEFAULT_NUM_SLOTS
+    return min(num_slots * -(-context_length // page_size), MAX_CACHED_TOKENS // page_size)
 
 
 def _affordable_tokens(config: Config, model: ModelSize, available_bytes: int) -> int:

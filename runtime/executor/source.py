@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, Generic, NoReturn, TypeVar
 
 import msgspec
 
 from runtime.config import ModelConfig
 from runtime.errors import Conflict, InvalidRequest, LoadError
-from runtime.executor.memory import return_freed_memory
-from runtime.executor.step_runner import Model
 from runtime.layers.forward import KVCache
 from runtime.loading.checkpoint import Checkpoint, open_checkpoint
 from runtime.models.architectures import spec_for
-from runtime.models.captured import CapturedDecoder
-from runtime.models.load import load_model
 from runtime.models.spec import weight_shapes
+
+Model = TypeVar("Model")
 
 
 class SharedSource:
@@ -45,16 +43,20 @@ class SharedSource:
         self.check_release()
 
 
-class CheckpointSource:
-    """`checkpoint` is what is served now; `allocate` makes its keys and values."""
+class CheckpointSource(Generic[Model]):
+    """`checkpoint` is what is served now; `load` makes a model of one, `allocate` its keys and values."""
 
     def __init__(
-        self, config: ModelConfig, checkpoint: Checkpoint, num_positions: int, allocate: Callable[[], KVCache]
+        self,
+        config: ModelConfig,
+        checkpoint: Checkpoint,
+        load: Callable[[Checkpoint], Model],
+        allocate: Callable[[], KVCache],
     ) -> None:
         self.allocate = allocate
         self._config = config
         self._checkpoint = checkpoint
-        self._num_positions = num_positions
+        self._load = load
 
     def check_release(self) -> None:
         """All of it can be taken again."""
@@ -62,13 +64,13 @@ class CheckpointSource:
     def load(self, model_path: str | None, load_format: str | None) -> Model:
         """The weights of `model_path`, in the server's --dtype. Raises `LoadError`, `ConfigError` or `StartError`."""
         if model_path is None:
-            return self._decoder(self._checkpoint)
+            return self._load(self._checkpoint)
         checkpoint = open_checkpoint(self._config_for(model_path, load_format))
         if _shapes(checkpoint) != _shapes(self._checkpoint):
             raise LoadError(f"{model_path} is another model: its weights do not have the shapes of those that are served")
-        decoder = self._decoder(checkpoint)
+        model = self._load(checkpoint)
         self._checkpoint = checkpoint
-        return decoder
+        return model
 
     def read(self, name: str, num_rows: int) -> Any:
         """See `upkeep.Source.read`; the values are those of the files, before any rounding to `--dtype`."""
@@ -80,17 +82,6 @@ class CheckpointSource:
             raise InvalidRequest(f"load_format must be one of {', '.join(formats)}", param="load_format")
         found = {"model_path": model_path, "load_format": load_format or "auto", "revision": None}
         return msgspec.structs.replace(self._config, **found)
-
-    def _decoder(self, checkpoint: Checkpoint) -> CapturedDecoder:
-        model = load_model(
-            checkpoint,
-            dtype=self._config.dtype,
-            activation_bits=self._config.activation_bits,
-            num_positions=self._num_positions,
-            show_progress=False,
-        )
-        return_freed_memory()
-        return CapturedDecoder(model)
 
 
 def _read(checkpoint: Checkpoint, name: str, num_rows: int) -> Any:
