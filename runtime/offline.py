@@ -9,54 +9,52 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack
+from functools import partial
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from runtime.actors.supervisor import Supervisor
-from runtime.assembly import CACHE, HTTP, METRICS, SCHEDULER, SUPERVISOR, TOKENIZER, Assembly
+from runtime.assembly import CACHE, HTTP, METRICS, SCHEDULER, SUPERVISOR, TOKENIZER, Assembly, Parts
 from runtime.config import Config
-from runtime.errors import CallboardError
+from runtime.errors import CallboardError, ConfigError
 from runtime.http.endpoints.server_info import server_facts
 from runtime.http.native_format import NativeFormat
 from runtime.http.schema.choices import Caller
 from runtime.http.schema.decoding import decode
 from runtime.http.schema.generate import GenerateRequest, NativeGenerations, generations_of
 from runtime.http.service import Service
-from runtime.loading.checkpoint import open_checkpoint
+from runtime.loading.checkpoint import Checkpoint, open_checkpoint
 from runtime.messages import EngineCommand, FlushCache
 from runtime.startup import make_parts, server_info
 from runtime.watchdog import watch
+
+if TYPE_CHECKING:
+    from runtime.parallel.led_ranks import LedRanks
 
 
 class Offline:
     """Made by `start`, on the loop that it is used on."""
 
-    def __init__(self, assembly: Assembly, service: Service) -> None:
+    def __init__(self, assembly: Assembly, service: Service, ranks: LedRanks | None, held: AsyncExitStack) -> None:
+        """`held`: what is closed when the engine has stopped."""
         self._assembly = assembly
         self._service = service
+        self._ranks = ranks
+        self._held = held
         self._guard = asyncio.create_task(self._fail_when_lost())
 
     @classmethod
     async def start(cls, config: Config) -> Offline:
         """Load the model and start the actors. Raises `CallboardError`."""
         checkpoint = open_checkpoint(config.model)
-        parts = make_parts(config, checkpoint)
-        assembly = Assembly(parts, Supervisor(parts.clock))
-        service = Service(
-            replies=assembly.replies,
-            config=config,
-            info=server_info(parts, checkpoint),
-            clock=parts.clock,
-            seeds=Random(config.scheduler.random_seed),
-            scheduler=assembly.ref(HTTP, SCHEDULER),
-            cache=assembly.ref(HTTP, CACHE),
-            metrics=assembly.ref(HTTP, METRICS),
-            tokenizer=assembly.ref(HTTP, TOKENIZER),
-        )
-        await assembly.supervisor.start()
-        return cls(assembly, service)
+        async with AsyncExitStack() as stack:
+            ranks, parts = await _load(config, checkpoint, stack)
+            assembly, service = _assemble(parts, checkpoint)
+            await assembly.supervisor.start()
+            return cls(assembly, service, ranks, stack.pop_all())
 
     async def whole(self, body: dict[str, Any]) -> Any:
         """The answer of `/generate`. Raises `RequestError`."""
@@ -95,6 +93,7 @@ class Offline:
             await self._guard
         await self._assembly.supervisor.stop()
         self._assembly.parts.executor.stop()
+        await self._held.aclose()
 
     def _read(self, body: dict[str, Any]) -> NativeGenerations:
         service = self._service
@@ -112,6 +111,38 @@ class Offline:
             async with asyncio.TaskGroup() as ends:
                 ends.create_task(assembly.supervisor.wait())
                 ends.create_task(watch(assembly.ref(SUPERVISOR, SCHEDULER), assembly.parts.clock, timeout_s))
+                if self._ranks is not None:
+                    ends.create_task(self._ranks.watch())
         except* CallboardError as lost:
             assembly.replies.refuse()
             assembly.replies.lose_all(str(lost.exceptions[0]))
+
+
+async def _load(config: Config, checkpoint: Checkpoint, stack: AsyncExitStack) -> tuple[LedRanks | None, Parts]:
+    """The model, and the ranks that share it, if there are some; they end when `stack` is closed."""
+    if config.parallel.tp_size == 1:
+        return None, make_parts(config, checkpoint)
+    from runtime.parallel.leading import leading  # what is about ranks is only imported where there are some
+    from runtime.parallel.place import place_of
+
+    place = place_of(config.parallel, {})
+    if not place.leads:
+        raise ConfigError("an engine is on machine 0; on the others `python -m runtime.serve --node-rank N` runs")
+    ranks = await stack.enter_async_context(leading(config, place))
+    return ranks, await ranks.load(partial(make_parts, config, checkpoint))
+
+
+def _assemble(parts: Parts, checkpoint: Checkpoint) -> tuple[Assembly, Service]:
+    assembly = Assembly(parts, Supervisor(parts.clock))
+    service = Service(
+        replies=assembly.replies,
+        config=parts.config,
+        info=server_info(parts, checkpoint),
+        clock=parts.clock,
+        seeds=Random(parts.config.scheduler.random_seed),
+        scheduler=assembly.ref(HTTP, SCHEDULER),
+        cache=assembly.ref(HTTP, CACHE),
+        metrics=assembly.ref(HTTP, METRICS),
+        tokenizer=assembly.ref(HTTP, TOKENIZER),
+    )
+    return assembly, service
