@@ -49,6 +49,56 @@ def test_keys_that_are_absent_have_their_class_defaults() -> None:
     assert spec_for(LLAMA | {"num_key_value_heads": None}).num_kv_heads == 4
 
 
+def test_layers_with_experts() -> None:
+    def mixed(**changes: Any) -> list[bool]:
+        config = LLAMA | {"architectures": ["Qwen3MoeForCausalLM"], "num_hidden_layers": 6} | changes
+        return [layer.mixture is not None for layer in spec_for(config).layers]
+
+    assert mixed() == [True] * 6
+    assert mixed(mlp_only_layers=[0, 4]) == [False, True, True, True, False, True]
+    assert mixed(decoder_sparse_step=3, mlp_only_layers=None) == [False, False, True] * 2
+
+
+def test_both_names_for_the_number_of_experts() -> None:
+    qwen, mixtral = ({"architectures": [name]} for name in ("Qwen3MoeForCausalLM", "MixtralForCausalLM"))
+    for config, default in ((qwen, 128), (mixtral, 8)):
+        for changes, expected in (({}, default), ({"num_experts": 16}, 16), ({"num_local_experts": 16}, 16)):
+            mixture = spec_for(LLAMA | config | changes).layers[0].mixture
+            assert mixture is not None
+            assert mixture.num_experts == expected
+
+
+def test_windows_of_qwen2_moe() -> None:
+    windowed = LLAMA | {"architectures": ["Qwen2MoeForCausalLM"], "num_hidden_layers": 5, "sliding_window": 8}
+
+    def windows(**changes: Any) -> list[int]:
+        return [layer.window for layer in spec_for(windowed | changes).layers]
+
+    assert windows() == [0] * 5
+    assert windows(use_sliding_window=True, max_window_layers=4) == [8, 0, 8, 0, 0]
+    types = ["full_attention"] * 4 + ["sliding_attention"]
+    assert windows(use_sliding_window=True, layer_types=types) == [0, 0, 0, 0, 8]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"num_experts": 0},
+        {"num_experts": 2**20},
+        {"num_experts": 4, "num_experts_per_tok": 5},
+        {"moe_intermediate_size": None, "num_experts_per_tok": 0},
+        {"mlp_only_layers": [-1]},
+        {"mlp_only_layers": 3},
+        {"decoder_sparse_step": 0},
+        {"norm_topk_prob": 1},
+    ],
+    ids=json.dumps,
+)
+def test_impossible_mixtures_are_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(LoadError):
+        spec_for(LLAMA | {"architectures": ["Qwen3MoeForCausalLM"]} | change)
+
+
 def test_both_spellings_of_rope() -> None:
     scaling = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
     old = spec_for(LLAMA | {"rope_theta": 5e5, "rope_scaling": {"type": "llama3", **scaling}})
