@@ -210,7 +210,9 @@ async def test_logits_that_are_not_finite_end_one_row(bench: Bench) -> None:
     [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("bad"), MemoryError(), ValueError("bad"), ZeroDivisionError()],
     ids=repr,
 )
-def test_a_step_that_can_not_be_launched_fails_alone_and_in_its_turn(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_step_that_can_not_be_launched_fails_alone_and_in_its_turn(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
     @bench_test
     async def run(bench: Bench) -> None:
         with bench.computing():

@@ -13,6 +13,7 @@ from runtime.executor.port import ExecutorLimits
 from runtime.executor.step_runner import StepRunner
 from runtime.messages import RowExtra, SlotOpen, StepDone, StepPlan, StepRow, TokenLogprobs, joined_logprobs
 from runtime.params import LogprobOptions, SamplingParams
+from tests.executor.device_bench import DeviceBench
 from tests.models.conftest import load_ours, save_random_model
 
 LIMITS = ExecutorLimits(num_pages=64, page_size=4, num_slots=3, context_length=64, vocab_size=256)
@@ -22,22 +23,22 @@ TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class Pair:
-    runner: StepRunner
+    runner: StepRunner | DeviceBench
     expected: torch.Tensor
     """[tokens, vocab] log probabilities by transformers after each token of `PROMPT`."""
     hidden: torch.Tensor
     """[tokens, hidden]"""
 
 
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+@pytest.fixture(scope="module", params=["cpu", "device"])
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
     folder = tmp_path_factory.mktemp("llama")
     theirs = save_random_model(folder, "LlamaConfig")
     ours = load_ours(folder, num_positions=64)
     with torch.no_grad():
         output = theirs(torch.tensor([PROMPT]), output_hidden_states=True)
-    kv = ours.kv_shape().allocate(LIMITS.num_pages, LIMITS.page_size)
-    runner = StepRunner(ours, kv, LIMITS, SystemClock())
+    kv = ours.kv_shape().allocate(LIMITS.num_pages + 1, LIMITS.page_size)
+    runner = StepRunner(ours, kv, LIMITS, SystemClock()) if request.param == "cpu" else DeviceBench(ours, kv, LIMITS)
     return Pair(runner, output.logits[0].float().log_softmax(-1), output.hidden_states[-1][0])
 
 
