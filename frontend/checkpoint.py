@@ -38,7 +38,7 @@ class Checkpoint:
             return None
         interpreter = call.interpreter()
         _fill(interpreter.record, row)
-        interpreter.usage = Usage(**row["usage"])
+        interpreter.execution.usage = Usage(**row["usage"])
         state = ProgramState(interpreter)
         state.ret_value = row["ret_value"]
         return state

@@ -58,7 +58,7 @@ class Fork(Command):
 
     async def execute(self, interpreter: Interpreter) -> None:
         if len(self.children) > 1:
-            await interpreter.warm()
+            await interpreter.execution.warm()
         for child in self.children:
             child.set_result(interpreter.record.clone())
 
@@ -74,9 +74,9 @@ class Adopt(Command):
     parent: Future[Record]
 
     async def execute(self, interpreter: Interpreter) -> None:
-        own = interpreter.record.variables
-        interpreter.record = await asyncio.wrap_future(self.parent)
-        interpreter.record.variables.update(own)
+        record = await asyncio.wrap_future(self.parent)
+        record.variables.update(interpreter.record.variables)
+        interpreter.execution.record = record
 
 
 @dataclass(eq=False)

@@ -12,21 +12,19 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import aclosing, contextmanager
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
 from frontend import commands, ir
-from frontend.backend import Backend, Completion, Prompt, Usage
-from frontend.errors import Cancelled, ProgramError
+from frontend.backend import Backend, Usage
+from frontend.errors import Cancelled
+from frontend.execution import BeforeFirst, Execution
 from frontend.loop import LoopThread
-from frontend.media import image_as_base64, video_as_base64
-from frontend.reasoning import separated
 from frontend.record import Record
 from frontend.sampling import Sampling
-from frontend.speculation import Generated, SpeculatedText, SpeculatedTurn
 
 log = logging.getLogger("frontend")
 
@@ -44,19 +42,25 @@ class Interpreter:
         *,
         is_streaming: bool = False,
         num_api_spec_tokens: int | None = None,
-        before_first: Callable[[Prompt], Awaitable[None]] | None = None,
+        before_first: BeforeFirst | None = None,
     ) -> None:
         self.backend = backend
         self.sampling = sampling
         self.loop = loop
         self.is_streaming = is_streaming
-        self.record = Record(backend.get_chat_template())
-        self.usage = Usage()
+        self.execution = Execution(
+            backend,
+            sampling,
+            is_streaming=is_streaming,
+            num_api_spec_tokens=num_api_spec_tokens,
+            before_first=before_first,
+            on_set=self._set,
+            on_change=self._changed,
+        )
         self.failure: BaseException | None = None
         self.is_finished = False
         """Nothing will be said any more."""
         self._num_api_spec_tokens = num_api_spec_tokens
-        self._before_first = before_first
         self._lock = threading.Lock()
         self._queue: deque[Queued] = deque()
         self._num_left = 0
@@ -68,8 +72,11 @@ class Interpreter:
         self._stop_cause: BaseException | None = None
         self._listeners: list[Callable[[], object]] = []
         self._children: list[Interpreter] = []
-        self._speculated = SpeculatedText(num_api_spec_tokens or 0)
-        self._turn: SpeculatedTurn | None = None
+
+    @property
+    def record(self) -> Record:
+        """What was said so far."""
+        return self.execution.record
 
     # -- from any thread -------------------------------------------------------------------------------------------------
 
@@ -158,7 +165,7 @@ class Interpreter:
 
     def total_usage(self) -> Usage:
         """With that of the forks."""
-        return sum((child.total_usage() for child in self._children), self.usage)
+        return sum((child.total_usage() for child in self._children), self.execution.usage)
 
     def _child(self, handover: Future[Record]) -> Interpreter:
         child = Interpreter(
@@ -167,7 +174,7 @@ class Interpreter:
             self.loop,
             is_streaming=self.is_streaming,
             num_api_spec_tokens=self._num_api_spec_tokens,
-            before_first=self._ready,
+            before_first=self.execution.ready,
         )
         child.submit(commands.Adopt(handover))
         return child
@@ -193,7 +200,7 @@ class Interpreter:
 
     async def _drain(self) -> None:
         while (item := self._take()) is not None:
-            await self._execute(item)
+            await (item.execute(self) if isinstance(item, commands.Command) else self.execution.execute(item))
             with self._lock:
                 self._num_left -= not isinstance(item, commands.Mark)
             self._changed()
@@ -246,124 +253,3 @@ class Interpreter:
         with self._lock:
             future = self._unset[name].popleft()
         future.set_result(None)
-
-    # -- what each expression does ---------------------------------------------------------------------------------------
-
-    async def _execute(self, item: Queued) -> None:
-        record = self.record
-        match item:
-            case ir.Text(value):
-                self._fill(value)
-            case ir.Gen():
-                await self._generate(item)
-            case ir.Select():
-                await self._select(item)
-            case ir.Sequence(items):
-                for inner in items:
-                    await self._execute(inner)
-            case ir.Turn(role, body):
-                await self._execute(ir.RoleBegin(role))
-                if body is not None:
-                    await self._execute(body)
-                await self._execute(ir.RoleEnd(role))
-            case ir.RoleBegin(role):
-                self._begin_role(role)
-            case ir.RoleEnd(role):
-                await self._end_role(role)
-            case ir.ScopeBegin(name):
-                record.begin_scope(name)
-            case ir.ScopeEnd(name):
-                record.end_scope(name)
-                self._set(name)
-            case ir.Image(source):
-                record.add_image(await asyncio.to_thread(image_as_base64, source))
-            case ir.Video(path, num_frames):
-                record.add_image(await asyncio.to_thread(video_as_base64, path, num_frames))
-            case ir.SeparateReasoning():
-                await self._separate_reasoning(item)
-            case commands.Command():
-                await item.execute(self)
-            case _:
-                raise ProgramError(f"{type(item).__name__} can not be executed: it only stands in traced programs")
-
-    def _fill(self, text: str) -> None:
-        if self._turn is not None:
-            self._turn.add_text(text)
-            return
-        self._speculated.skip(text)
-        self.record.fill(text)
-
-    def _begin_role(self, role: str) -> None:
-        self.record.begin_role(role)
-        if role == "assistant" and self._num_api_spec_tokens is not None and self.backend.is_chat_model:
-            self._turn = SpeculatedTurn(self._num_api_spec_tokens)
-
-    async def _end_role(self, role: str) -> None:
-        turn, self._turn = self._turn, None
-        if turn is not None:
-            if turn.has_generations:
-                await self._ready(self.record.prompt())
-            for part, completion in await turn.generate(self.backend, self.record.prompt()):
-                if isinstance(part, Generated):
-                    self._complete(part.name, completion)
-                else:
-                    self.record.fill(completion.text)
-        self.record.end_role(role)
-
-    async def _generate(self, gen: ir.Gen) -> None:
-        sampling = gen.sampling.over(self.sampling).stopping_at(self.record.template.stop_str)
-        if self._turn is not None:
-            self._turn.add_generation(gen.name, sampling)
-            return
-        prompt = self.record.prompt()
-        await self._ready(prompt)
-        if self.is_streaming:
-            await self._stream(gen.name, prompt, sampling)
-        elif self._num_api_spec_tokens is not None:
-            self._complete(gen.name, await self._speculated.generate(self.backend, prompt, sampling))
-        else:
-            self._complete(gen.name, await self.backend.generate(prompt, sampling))
-
-    def _complete(self, name: str | None, completion: Completion) -> None:
-        self.record.generated(name, completion.text, completion.meta_info)
-        self.usage += completion.usage
-        self._set(name)
-
-    async def _stream(self, name: str | None, prompt: Prompt, sampling: Sampling) -> None:
-        if self._num_api_spec_tokens is not None:
-            raise ProgramError("a program with num_api_spec_tokens can not stream")
-        self.record.begin_stream(name)
-        usage = Usage()
-        async with aclosing(self.backend.stream(prompt, sampling)) as pieces:
-            async for piece in pieces:
-                self.record.extend_stream(name, piece.text, piece.meta_info)
-                usage = piece.usage
-                self._changed()
-        self.usage += usage
-        self._set(name)
-
-    async def _select(self, select: ir.Select) -> None:
-        if self._turn is not None:
-            raise ProgramError("select can not stand in an assistant turn that is generated with num_api_spec_tokens")
-        prompt = self.record.prompt()
-        await self._ready(prompt)
-        selection = await self.backend.select(prompt, list(select.choices), select.temperature, select.method)
-        self._complete(select.name, Completion(selection.decision.decision, selection.decision.meta_info, selection.usage))
-
-    async def _ready(self, prompt: Prompt) -> None:
-        before, self._before_first = self._before_first, None
-        if before is not None:
-            await before(prompt)
-
-    async def _separate_reasoning(self, expr: ir.SeparateReasoning) -> None:
-        start = len(self.record.text)
-        await self._execute(expr.body)
-        if not self.is_streaming and self._turn is None:
-            separated(self.record, expr, start)
-
-    async def warm(self) -> None:
-        """Have the backend keep all that has been said."""
-        prompt = self.record.prompt()
-        await self._ready(prompt)
-        if prompt.text:
-            self.usage += await self.backend.warm(prompt)
