@@ -7,7 +7,10 @@ is computed twice, and what differs between the two is wrong as well: a kernel t
 from __future__ import annotations
 
 import argparse
+import tempfile
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,6 +18,7 @@ import orjson
 import torch
 from torch import Tensor
 
+from perf.jobs import Job, Outcome, run_job
 from perf.kernel_checks import Pair, draw_on
 from perf.roofline import DTYPES, synchronize
 from runtime import extensions
@@ -47,29 +51,60 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--dtype", choices=DTYPES, nargs="+", default=["bfloat16", "float32"])
     parser.add_argument("--kernel", choices=extensions.names(CHECKS), nargs="+", default=extensions.names(CHECKS))
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--num-processes", type=int, default=1, help="kernels checked at a time, each in a process of its own")
+    parser.add_argument("--time-limit", type=float, default=600.0, help="seconds for all of these")
     parser.add_argument("--output-file", type=Path, help="one JSON line for each verdict is added to it")
     options = parser.parse_args(arguments)
     print(LINE.format("kernel", "dtype", "outputs", "largest error", ""), flush=True)
-    verdicts = []
-    for name in options.kernel:
-        for dtype in options.dtype:
-            verdicts += _checked(name, torch.device(options.device), DTYPES[dtype], options.seed, options.output_file)
+    if options.num_processes > 1:
+        verdicts = _in_processes(options)
+    else:
+        places = [(name, DTYPES[dtype]) for name in options.kernel for dtype in options.dtype]
+        device = torch.device(options.device)
+        verdicts = [verdict for name, dtype in places for verdict in _checked(name, device, dtype, options)]
     print(f"{len(verdicts)} verdicts, {sum(bool(verdict.problem) for verdict in verdicts)} of them wrong")
     if not verdicts or any(verdict.problem for verdict in verdicts):
         raise SystemExit(1)
 
 
-def _checked(name: str, device: torch.device, dtype: torch.dtype, seed: int, output_file: Path | None) -> list[Verdict]:
+def _in_processes(options: argparse.Namespace) -> list[Verdict]:
+    """A process for each kernel: they compile side by side, and one that loses the device loses only its own."""
+    deadline = time.monotonic() + options.time_limit
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(options.num_processes) as pool:
+        jobs = [Job(name, "perf.kernel_check", _arguments(name, options), options.time_limit) for name in options.kernel]
+        outcomes = pool.map(lambda job: run_job(job, Path(folder), deadline, bool), jobs)
+        return [verdict for outcome in outcomes for verdict in _told(outcome, options)]
+
+
+def _arguments(name: str, options: argparse.Namespace) -> tuple[str, ...]:
+    return ("--device", options.device, "--kernel", name, "--seed", str(options.seed), "--dtype", *options.dtype)
+
+
+def _told(outcome: Outcome, options: argparse.Namespace) -> list[Verdict]:
+    """What a process wrote, and what it did not come to."""
+    verdicts = [Verdict(**row) for row in outcome.rows]
+    is_for_device = options.device in extensions.load(CHECKS, outcome.name).DEVICES
+    if is_for_device and len(verdicts) < len(options.dtype):
+        verdicts.append(Verdict(outcome.name, options.dtype[len(verdicts)], 0, 0.0, outcome.problem))
+    for verdict in verdicts:
+        _tell(verdict, options.output_file)
+    return verdicts
+
+
+def _checked(name: str, device: torch.device, dtype: torch.dtype, options: argparse.Namespace) -> list[Verdict]:
     """One verdict, or none for a kernel of other devices."""
-    module = extensions.load(CHECKS, name)
-    if device.type not in module.DEVICES:
+    if device.type not in extensions.load(CHECKS, name).DEVICES:
         return []
-    verdict = check(name, device, dtype, seed)
+    verdict = check(name, device, dtype, options.seed)
+    _tell(verdict, options.output_file)
+    return [verdict]
+
+
+def _tell(verdict: Verdict, output_file: Path | None) -> None:
     print(verdict, flush=True)
     if output_file is not None:
         with output_file.open("ab") as file:
             file.write(orjson.dumps(asdict(verdict)) + b"\n")
-    return [verdict]
 
 
 def check(name: str, device: torch.device, dtype: torch.dtype, seed: int = 1) -> Verdict:
@@ -85,6 +120,7 @@ def check(name: str, device: torch.device, dtype: torch.dtype, seed: int = 1) ->
             problem = problem or _problem(pair, again, error, dtype)
     except _errors() as error:
         problem = f"{type(error).__name__}: {_short(str(error))}"
+    problem = problem or ("" if num_outputs else "nothing was compared")
     return Verdict(name, str(dtype).removeprefix("torch."), num_outputs, worst, problem)
 
 

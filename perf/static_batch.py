@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -29,6 +30,13 @@ class Times:
     device_ms: list[float]
 
 
+class Noted(NamedTuple):
+    """A result, and seconds since the one before it."""
+
+    result: StepDone
+    took_s: float
+
+
 class StaticBatch:
     """At most `num_rows` sequences of `max_tokens` tokens. Raises `RuntimeError` when a step fails.
 
@@ -42,7 +50,7 @@ class StaticBatch:
         pages_per_row = -(-max_tokens // limits.page_size)
         rng = np.random.default_rng(1)
         self._pages = rng.permutation(limits.num_pages)[: num_rows * pages_per_row].reshape(num_rows, pages_per_row).tolist()
-        self._token_ids = rng.integers(limits.vocab_size, size=(num_rows, max_tokens)).tolist()
+        self._token_ids = np.random.default_rng(2).integers(limits.vocab_size, size=(num_rows, max_tokens)).tolist()
         self._num_known: dict[int, int] = {}
         """By open slot, how many of its tokens the executor was told."""
         self._next_step = 0
@@ -75,7 +83,7 @@ class StaticBatch:
                 opens = [(slot, context + 1) for slot in slots] if step == 0 else []
                 yield self._plan(opens, [(slot, context + step, 1) for slot in slots])
 
-        return await self._run(plans(), depth)
+        return _times(await self._run(plans(), depth))
 
     async def prefill(self, num_rows: int, num_tokens: int, num_runs: int) -> Times:
         """`num_rows` prompts of `num_tokens` tokens in one step, without any cached prefix."""
@@ -85,7 +93,19 @@ class StaticBatch:
                 slots = range(num_rows)
                 yield self._plan([(slot, num_tokens) for slot in slots], [(slot, 0, num_tokens) for slot in slots])
 
-        return await self._run(plans(), 1)
+        return _times(await self._run(plans(), 1))
+
+    async def generate(self, prompt_lengths: dict[int, int], num_new: int, depth: int) -> list[list[int]]:
+        """The greedy token ids of prompts of these lengths by sequence, computed side by side."""
+        slots = list(prompt_lengths.items())
+
+        def plans() -> Iterator[StepPlan]:
+            yield self._plan(slots, [(slot, 0, length) for slot, length in slots])
+            for step in range(num_new - 1):
+                yield self._plan([], [(slot, length + step, 1) for slot, length in slots])
+
+        steps = [noted.result.token_ids for noted in await self._run(plans(), depth)]
+        return [list(ids) for ids in zip(*steps, strict=True)]
 
     def _plan(self, opens: list[tuple[int, int]], rows: list[tuple[int, int, int]]) -> StepPlan:
         """opens: slots and how many of their tokens are known. rows: slots, starts and counts."""
@@ -109,24 +129,29 @@ class StaticBatch:
             slot=slot, token_ids=token_ids, num_prompt_tokens=num_known, pages=tuple(self._pages[slot]), params=GREEDY
         )
 
-    async def _run(self, plans: Iterator[StepPlan] | list[StepPlan], depth: int) -> Times:
-        """Times of all but the first steps."""
-        times, num_in_flight, last = Times([], []), 0, time.perf_counter()
+    async def _run(self, plans: Iterable[StepPlan], depth: int) -> list[Noted]:
+        """The results in order, `depth` plans being in flight."""
+        noted: list[Noted] = []
+        num_submitted, last = 0, time.perf_counter()
         for plan in plans:
             self._executor.submit(plan)
-            num_in_flight += 1
-            if num_in_flight == depth:
-                last = await self._note(times, last)
-                num_in_flight -= 1
-        for _ in range(num_in_flight):
-            last = await self._note(times, last)
-        return Times(times.step_ms[NUM_WARM_UPS:], times.device_ms[NUM_WARM_UPS:])
+            num_submitted += 1
+            if num_submitted - len(noted) == depth:
+                last = await self._note(noted, last)
+        while len(noted) < num_submitted:
+            last = await self._note(noted, last)
+        return noted
 
-    async def _note(self, times: Times, last: float) -> float:
+    async def _note(self, noted: list[Noted], last: float) -> float:
         result = await self._results.get()
         now = time.perf_counter()
         if not isinstance(result, StepDone):
             raise RuntimeError(f"a step failed: {result.reason if isinstance(result, StepFailed) else result}")
-        times.step_ms.append((now - last) * 1e3)
-        times.device_ms.append(result.device_us / 1e3)
+        noted.append(Noted(result, now - last))
         return now
+
+
+def _times(noted: list[Noted]) -> Times:
+    """Of all but the first steps."""
+    kept = noted[NUM_WARM_UPS:]
+    return Times([took_s * 1e3 for _, took_s in kept], [result.device_us / 1e3 for result, _ in kept])

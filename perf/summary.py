@@ -23,6 +23,8 @@ class Summary:
     tpot_p50_ms: float
     itl_p50_ms: float
     itl_p99_ms: float
+    steady_ms: float
+    """Between two tokens of a stream while all requests of the run decode; NaN if they never all do."""
 
 
 def summarize(samples: list[Sample]) -> Summary:
@@ -44,7 +46,17 @@ def summarize(samples: list[Sample]) -> Summary:
         tpot_p50_ms=_percentile_ms(np.array([sample.tpot_s for sample in good]), 50),
         itl_p50_ms=_percentile_ms(gaps, 50),
         itl_p99_ms=_percentile_ms(gaps, 99),
+        steady_ms=_steady_s(good) * 1e3,
     )
+
+
+def _steady_s(samples: list[Sample]) -> float:
+    """An event may bring several tokens, so it counts for as many as its request has on average."""
+    start, end = max(sample.events[0] for sample in samples), min(sample.events[-1] for sample in samples)
+    num_tokens = sum(
+        sum(start < event <= end for event in sample.events) * sample.num_tokens / len(sample.events) for sample in samples
+    )
+    return (end - start) * len(samples) / num_tokens if end > start and num_tokens else float("nan")
 
 
 def _percentile_ms(seconds: np.ndarray, percent: float) -> float:
