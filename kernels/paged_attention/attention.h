@@ -33,12 +33,18 @@ struct query {
     int64_t token, position;
 };
 
+/* Keys [first, last). */
+struct range {
+    int64_t first, last;
+};
+
 /* Vectors `first` to `first + count` against one key head: of one row, or of several with one query each. */
 struct block {
     int64_t row, kv_head, first, count;
     int64_t group;               /* query heads per key head */
     struct query start;          /* the row's first query; the others follow it */
     const struct query *queries; /* of several rows, of which `row` is one; else NULL */
+    struct range keys;           /* those that at least one of its queries sees here */
 };
 
 /* What a range of keys adds up to: softmax weights relative to `peak` (-infinity: no key seen), their sum, weighted values. */

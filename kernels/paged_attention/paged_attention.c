@@ -3,10 +3,9 @@
  * The softmax runs online over chunks of keys: Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018;
  * Dao et al., "FlashAttention", 2022. attention.h says why the result of a token does not depend on its surroundings.
  */
-#include <stdlib.h>
-
-#include "attention.h"
 #include "float_path.h"
+#include "plan.h"
+#include "sharing.h"
 #ifdef __AVX512BF16__
 #include "bfloat_path.h"
 #endif
@@ -15,23 +14,6 @@
 #define TASKS_PER_THREAD 3 /* more would even out better, but each begins with a wait for memory */
 
 enum path { FLOATS, BFLOATS_WIDENED, BFLOAT_PAIRS };
-
-/* One block's keys [first, last) seen by at least one of its queries. */
-struct range {
-    int64_t first, last;
-};
-
-INLINE struct range visible(const struct attention *a, const struct block *block) {
-    int64_t oldest = a->window > 0 ? most(0, query_of(block, 0).position - a->window + 1) : 0;
-    return (struct range){oldest, query_of(block, block->count - 1).position + 1};
-}
-
-INLINE int64_t first_chunk(const struct attention *a, const struct block *block) { return visible(a, block).first / CHUNK; }
-
-INLINE int64_t num_chunks(const struct attention *a, const struct block *block) {
-    struct range keys = visible(a, block);
-    return (keys.last + CHUNK - 1) / CHUNK - keys.first / CHUNK;
-}
 
 /* Finds the rows of one chunk, page by page; the last key's row is repeated up to num_keys, to be masked. */
 INLINE void find_rows(const struct attention *a, struct piece *piece) {
@@ -49,7 +31,7 @@ INLINE void find_rows(const struct attention *a, struct piece *piece) {
 
 /* Enters one chunk of an item, a pair of block and key head. */
 INLINE void enter(const struct attention *a, struct block block, int64_t item, int64_t chunk, struct piece *piece) {
-    struct range keys = visible(a, &block);
+    struct range keys = block.keys;
     int64_t start = most(chunk * CHUNK, keys.first / LANES * LANES), last = least((chunk + 1) * CHUNK, keys.last);
     piece->block = block, piece->item = item, piece->chunk = chunk;
     piece->start = start, piece->last = last, piece->num_keys = round_up(last - start, LANES);
@@ -136,17 +118,19 @@ INLINE void prefetch_keys(const struct attention *a, const struct piece *piece) 
 
 INLINE float exponential_of(float x) { return exponential(broadcast(x))[0]; }
 
-/* Adds the next chunk to what came before it. */
-INLINE void fold(struct partial *total, const struct partial *part, int64_t count, int64_t width) {
+/* Adds the next chunk to what came before it. first: the part's vector that belongs to the first of the total's. */
+INLINE void fold(struct partial *total, const struct partial *part, int64_t first, int64_t count, int64_t width) {
     for (int64_t v = 0; v < count; v++) {
-        if (part->peak[v] == -INFINITY) continue;
-        float peak = total->peak[v] > part->peak[v] ? total->peak[v] : part->peak[v];
+        float added = part->peak[first + v];
+        if (added == -INFINITY) continue;
+        float peak = total->peak[v] > added ? total->peak[v] : added;
         float old = total->peak[v] == -INFINITY ? 0.0f : exponential_of(total->peak[v] - peak);
-        float new = exponential_of(part->peak[v] - peak);
+        float new = exponential_of(added - peak);
+        const float *values = part->values + first * width;
         total->peak[v] = peak;
-        total->sum[v] = total->sum[v] * old + part->sum[v] * new;
+        total->sum[v] = total->sum[v] * old + part->sum[first + v] * new;
         for (int64_t i = v * width; i < (v + 1) * width; i += LANES)
-            store(total->values, i, load(total->values, i, 0) * old + load(part->values, i, 0) * new, 0);
+            store(total->values, i, load(total->values, i, 0) * old + load(values, i, 0) * new, 0);
     }
 }
 
@@ -171,40 +155,32 @@ INLINE void finish(const struct attention *a, const struct block *block, const s
     }
 }
 
-/* The blocks of a batch, and room for their chunks' partials when chunks are shared out among threads. */
-struct plan {
-    const struct attention *a;
-    struct block *blocks; /* without kv_head */
-    int64_t num_blocks, most_chunks;
-    char *parts; /* [blocks, kv_heads, most_chunks] */
-    int64_t part_bytes;
-};
-
 union local_partial {
     struct partial partial;
     char bytes[sizeof(struct partial) + BLOCK * MAX_HEAD_DIM * sizeof(float)];
 };
 
-INLINE struct block block_of(const struct plan *plan, int64_t item) {
-    struct block block = plan->blocks[item / plan->a->num_kv_heads];
-    block.kv_head = item % plan->a->num_kv_heads;
-    return block;
-}
-
-INLINE struct partial *part_of(const struct plan *plan, int64_t item, int64_t chunk) {
-    return (struct partial *)(plan->parts + (item * plan->most_chunks + chunk) * plan->part_bytes);
+/* A new total: nothing, or what the keys that are shared with other rows add up to. */
+INLINE void begin_total(const struct plan *plan, int64_t item, const struct block *block, struct partial *total) {
+    int64_t num_kv_heads = plan->a->num_kv_heads, width = width_of(plan->a);
+    clear(total, block->count, width);
+    struct prefix prefix = plan->shared ? plan->prefixes[item / num_kv_heads] : (struct prefix){-1, 0};
+    if (prefix.block < 0) return;
+    int64_t shared = prefix.block * num_kv_heads + block->kv_head, last = num_chunks(plan->shared->blocks + prefix.block);
+    for (int64_t chunk = 0; chunk < last; chunk++)
+        fold(total, part_of(plan->shared, shared, chunk), prefix.vector, block->count, width);
 }
 
 /* Moves on to the chunk after `now`, of this item or of the next before `end`. Returns 0 when there is none. */
 INLINE int follow(const struct plan *plan, const struct piece *now, int64_t end, struct piece *next) {
     const struct attention *a = plan->a;
-    if (now->chunk + 1 < first_chunk(a, &now->block) + num_chunks(a, &now->block)) {
+    if (now->chunk + 1 < first_chunk(&now->block) + num_chunks(&now->block)) {
         enter(a, now->block, now->item, now->chunk + 1, next);
         return 1;
     }
     if (now->item + 1 == end) return 0;
     struct block block = block_of(plan, now->item + 1);
-    enter(a, block, now->item + 1, first_chunk(a, &block), next);
+    enter(a, block, now->item + 1, first_chunk(&block), next);
     return 1;
 }
 
@@ -215,17 +191,17 @@ INLINE void attend_blocks(const struct plan *plan, int64_t begin, int64_t end, e
     union local_partial total, part;
     struct piece pieces[2], *now = &pieces[0], *next = &pieces[1];
     struct block first = block_of(plan, begin);
-    enter(a, first, begin, first_chunk(a, &first), now);
+    enter(a, first, begin, first_chunk(&first), now);
     prefetch_keys(a, now);
     for (int more = 1, fresh = 1; more;) {
         const struct block *block = &now->block;
         if (fresh) {
             load_queries(a, block, &scratch, path);
-            clear(&total.partial, block->count, width_of(a));
+            begin_total(plan, now->item, block, &total.partial);
         }
         more = follow(plan, now, end, next);
         attend_piece(a, now, more ? next : NULL, &scratch, &part.partial, path);
-        fold(&total.partial, &part.partial, block->count, width_of(a));
+        fold(&total.partial, &part.partial, 0, block->count, width_of(a));
         fresh = !more || next->item != now->item;
         if (fresh) finish(a, block, &total.partial, path);
         struct piece *done = now;
@@ -241,8 +217,8 @@ INLINE void attend_chunks(const struct plan *plan, int64_t begin, int64_t end, e
     for (int64_t i = begin; i < end; i++) {
         int64_t item = i / plan->most_chunks, chunk = i % plan->most_chunks;
         struct block block = block_of(plan, item);
-        if (chunk >= num_chunks(a, &block)) continue;
-        enter(a, block, item, first_chunk(a, &block) + chunk, &piece);
+        if (chunk >= num_chunks(&block)) continue;
+        enter(a, block, item, first_chunk(&block) + chunk, &piece);
         prefetch_keys(a, &piece);
         load_queries(a, &block, &scratch, path);
         attend_piece(a, &piece, NULL, &scratch, part_of(plan, item, chunk), path);
@@ -253,9 +229,9 @@ INLINE void fold_chunks(const struct plan *plan, enum path path) {
     union local_partial total;
     for (int64_t item = 0; item < plan->num_blocks * plan->a->num_kv_heads; item++) {
         struct block block = block_of(plan, item);
-        clear(&total.partial, block.count, width_of(plan->a));
-        for (int64_t chunk = 0; chunk < num_chunks(plan->a, &block); chunk++)
-            fold(&total.partial, part_of(plan, item, chunk), block.count, width_of(plan->a));
+        begin_total(plan, item, &block, &total.partial);
+        for (int64_t chunk = 0; chunk < num_chunks(&block); chunk++)
+            fold(&total.partial, part_of(plan, item, chunk), 0, block.count, width_of(plan->a));
         finish(plan->a, &block, &total.partial, path);
     }
 }
@@ -282,36 +258,9 @@ static void run_chunks(const void *context, int64_t begin, int64_t end) {
         attend_chunks(plan, begin, end, FLOATS);
 }
 
-INLINE int64_t vectors_of(const struct attention *a, int64_t row) {
-    return (a->query_starts[row + 1] - a->query_starts[row]) * (a->num_heads / a->num_kv_heads);
-}
-
-static int64_t count_blocks(const struct attention *a) {
-    int64_t count = 0;
-    for (int64_t row = 0; row < a->num_rows; row++) count += (vectors_of(a, row) + BLOCK - 1) / BLOCK;
-    return count;
-}
-
-/* Cuts the rows into blocks; returns the number of keys that all of them see. */
-static int64_t cut_blocks(struct plan *plan) {
-    const struct attention *a = plan->a;
-    int64_t num_keys = 0;
-    struct block *block = plan->blocks;
-    for (int64_t row = 0; row < a->num_rows; row++)
-        for (int64_t first = 0, end = vectors_of(a, row); first < end; first += BLOCK, block++) {
-            int64_t start = a->query_starts[row], position = a->kv_lengths[row] - (a->query_starts[row + 1] - start);
-            *block = (struct block){row, 0, first, least(BLOCK, end - first), a->num_heads / a->num_kv_heads, position, start};
-            plan->most_chunks = most(plan->most_chunks, num_chunks(a, block));
-            num_keys += visible(a, block).last - visible(a, block).first;
-        }
-    return num_keys;
-}
-
 /* Shares out chunks where there are too few blocks to keep every thread busy. */
 static void split_chunks(struct plan *plan, int64_t num_items) {
-    plan->part_bytes = round_up((int64_t)sizeof(struct partial) + BLOCK * width_of(plan->a) * (int64_t)sizeof(float), 64);
-    plan->parts = aligned_alloc(64, (size_t)(num_items * plan->most_chunks * plan->part_bytes));
-    if (!plan->parts) return run_blocks(plan, 0, num_items);
+    if (!allocate_parts(plan)) return run_blocks(plan, 0, num_items);
     parallel(run_chunks, plan, num_items * plan->most_chunks, 1);
     if (plan->a->bf16)
         fold_chunks(plan, BFLOAT_PATH);
@@ -329,18 +278,35 @@ static int64_t items_per_task(const struct plan *plan, int64_t num_keys) {
     return num_items >= 4 * num_threads() * num_kv_heads ? num_kv_heads : 1;
 }
 
+static void attend_rows(struct plan *plan) {
+    int64_t num_items = plan->num_blocks * plan->a->num_kv_heads, taken = items_per_task(plan, count_keys(plan));
+    if (taken < num_items && plan->most_chunks > 1 && num_items < 2 * num_threads())
+        split_chunks(plan, num_items);
+    else
+        parallel(run_blocks, plan, num_items, taken);
+}
+
+/* Attends the keys that several rows share. Returns whether there was memory for what they add up to. */
+static int attend_shared(struct plan *plan) {
+    count_keys(plan);
+    if (!allocate_parts(plan)) return 0;
+    parallel(run_chunks, plan, plan->num_blocks * plan->a->num_kv_heads * plan->most_chunks, 1);
+    return 1;
+}
+
 /* Returns 0, or 1 when there is no memory for the plan. */
 EXPORT int64_t callboard_paged_attention(const struct attention *a) {
-    struct plan plan = {a, NULL, count_blocks(a), 0, NULL, 0};
+    struct plan plan = {.a = a, .num_blocks = count_blocks(a)};
+    struct sharing sharing = {.plan = {.a = a}};
     if (plan.num_blocks == 0) return 0;
     plan.blocks = malloc((size_t)plan.num_blocks * sizeof *plan.blocks);
     if (!plan.blocks) return 1;
-    int64_t num_keys = cut_blocks(&plan), num_items = plan.num_blocks * a->num_kv_heads;
-    int64_t taken = items_per_task(&plan, num_keys);
-    if (taken < num_items && plan.most_chunks > 1 && num_items < 2 * num_threads())
-        split_chunks(&plan, num_items);
-    else
-        parallel(run_blocks, &plan, num_items, taken);
+    cut_blocks(&plan);
+    find_sharing(&sharing, &plan);
+    if (sharing.plan.num_blocks > 0) plan.shared = &sharing.plan, plan.prefixes = sharing.prefixes;
+    int failed = plan.shared && !attend_shared(&sharing.plan);
+    if (!failed) attend_rows(&plan);
+    free_sharing(&sharing);
     free(plan.blocks);
-    return 0;
+    return failed;
 }

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,6 +105,49 @@ def test_the_bits_do_not_depend_on_the_number_of_threads(compiled, case, dtype, 
     assert torch.equal(batch.attend(), on_two)
     native.set_num_threads(1)
     assert torch.equal(batch.attend(), on_two)
+
+
+SHARING = (
+    Case(((1, 700), (1, 800), (1, 600), (5, 530), (1, 20), (1, 1040)), 9, 3, 64, 16),
+    Case(((1, 513), (1, 512), (1, 514), (1, 256), (1, 257)), 6, 2, 40, 32, softcap=20.0, sinks=True, alibi=True),
+    Case(((1, 300),) * 37, 4, 4, 24, 16),
+    Case(((1, 600), (1, 700)), 17, 1, 24, 16),
+    Case(((1, 600), (1, 700)), 4, 2, 24, 7),
+    Case(((1, 600), (1, 700)), 4, 2, 24, 16, window=300),
+)
+"""Rows that may begin with each other's pages: in one block, in many, beside others, or where it is not worth it."""
+
+
+def share(batch: Batch, families: Sequence[Sequence[int]], num_tokens: int, page_size: int) -> None:
+    """The rows of a family begin with the pages of its first for `num_tokens` tokens, or all of the shorter one's."""
+    for first, *others in families:
+        for row in others:
+            least = min(num_tokens, *batch.kv_lengths[[first, row]].tolist())
+            batch.page_tables[row, : least // page_size] = batch.page_tables[first, : least // page_size]
+
+
+@pytest.mark.parametrize("num_tokens", [255, 256, 600, 10_000])
+@pytest.mark.parametrize("case", SHARING)
+def test_rows_that_begin_with_the_same_pages_have_the_bits_that_each_has_alone(compiled, case, num_tokens, dtype, seeded):
+    batch = make(case, dtype, seeded)
+    rows = list(range(len(case.rows)))
+    share(batch, [rows[::2], rows[1::2]], num_tokens, case.page_size)
+    native.set_num_threads(3)
+    together = batch.attend()
+    native.set_num_threads(1)
+    for row in rows:
+        alone = batch.row(row, 0, case.rows[row][0]).attend()
+        assert torch.equal(alone, together[batch.query_starts[row] : batch.query_starts[row + 1]])
+
+
+def test_a_family_within_a_family_shares_what_all_have(compiled, dtype, seeded):
+    case = Case(((1, 1100),) * 6, 6, 2, 32, 16)
+    batch = make(case, dtype, seeded)
+    share(batch, [range(6)], 256, 16)
+    share(batch, [(1, 3, 5), (0, 4)], 800, 16)
+    together = batch.attend()
+    for row in range(6):
+        assert torch.equal(batch.row(row, 0, 1).attend(), together[row : row + 1])
 
 
 def test_a_decode_in_a_batch_of_32(compiled, dtype, seeded):
