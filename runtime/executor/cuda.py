@@ -63,7 +63,7 @@ class CudaExecutor:
         self.limits = limits
         self._runner = runner
         self._port = port
-        self._upkeep = Upkeep(runner, source, clock or SystemClock(), records_device=True)
+        self._upkeep = Upkeep(runner, source, clock or SystemClock(), records_device=port.device.type == "cuda")
         self._delivery = Delivery()
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._pipeline: Pipeline[InFlight] = Pipeline()

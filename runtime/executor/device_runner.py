@@ -72,6 +72,7 @@ class DeviceRunner:
         """`kv` has one page more than `limits` say, the last: the scratch page. `buckets`: the sizes of the graphs."""
         self._model: DeviceModel | None = model
         self._kv: KVCache | None = kv
+        self._is_exchanged = False
         self._limits = limits
         self._port = port
         self._clock = clock
@@ -87,6 +88,7 @@ class DeviceRunner:
     @model.setter
     def model(self, model: DeviceModel | None) -> None:
         self._graphs.clear()
+        self._is_exchanged = True
         self._model = model
 
     @property
@@ -96,6 +98,7 @@ class DeviceRunner:
     @kv.setter
     def kv(self, kv: KVCache | None) -> None:
         self._graphs.clear()
+        self._is_exchanged = True
         self._kv = kv
 
     def clear(self) -> None:
@@ -116,8 +119,10 @@ class DeviceRunner:
 
     def refresh(self) -> None:
         """After weights or memory were exchanged: record the graphs again, and return what was freed to the device."""
-        if self._graphs.are_recorded:
+        if not self._is_exchanged:
             return
+        self._is_exchanged = False
+        self._port.finish()  # weights come in streams of their own
         self._port.give_back()
         if self._model is not None and self._kv is not None:
             self._graphs.capture(self._model, self._kv)

@@ -68,7 +68,7 @@ class DeviceTable:
             pages=packet.add(changes.pages()),
             rules=packet.add_bytes(rules.scalars.numpy()) if changes.has_rules else None,
             list_slots=packet.add(slots),
-            lists=tuple(packet.add_bytes(field[slots].numpy()) for field in _lists(rules)) if slots else (),
+            lists=tuple(packet.add_bytes(field.numpy()[slots]) for field in _lists(rules)) if slots else (),
         )
 
     def apply(self, changes: PackedChanges, words: Tensor) -> None:

@@ -52,11 +52,6 @@ class DecodeGraphs:
         """Forget the graphs: the memory that they know is about to go."""
         self._graphs.clear()
 
-    @property
-    def are_recorded(self) -> bool:
-        """Also if there are none to record."""
-        return len(self._graphs) == len(self._buckets)
-
     def capture(self, model: GraphedModel, kv: KVCache, *, show_progress: bool = False) -> None:
         """Record all graphs. Only the scratch page is written to. Raises RuntimeError when memory is short."""
         self._rows[0] = self._table.scratch_slot

@@ -38,7 +38,8 @@ class DeviceBench:
         self.max_in_flight = max_in_flight
         self._runner = DeviceRunner(model, kv, limits, self.port, SystemClock(), extensions, buckets=buckets)
         with torch.inference_mode():
-            self._runner.refresh()
+            self._runner.kv = kv
+            self._runner.refresh()  # records the graphs
 
     @property
     def model(self) -> DeviceModel | None:
