@@ -96,82 +96,55 @@ def gen(
     return ir.Gen(name, sampling)
 
 
-def gen_int(
-    name: str | None = None,
-    max_tokens: int | None = None,
-    stop: str | list[str] | None = None,
-    stop_token_ids: list[int] | None = None,
-    temperature: float | None = None,
-    top_p: float | None = None,
-    top_k: int | None = None,
-    min_p: float | None = None,
-    frequency_penalty: float | None = None,
-    presence_penalty: float | None = None,
-    ignore_eos: bool | None = None,
-    return_logprob: bool | None = None,
-    logprob_start_len: int | None = None,
-    top_logprobs_num: int | None = None,
-    return_text_in_logprobs: bool | None = None,
-) -> ir.Expr:
-    """`gen` of a whole number."""
-    return gen(
-        name,
-        max_tokens,
-        None,
-        stop,
-        stop_token_ids,
-        temperature,
-        top_p,
-        top_k,
-        min_p,
-        frequency_penalty,
-        presence_penalty,
-        ignore_eos,
-        return_logprob,
-        logprob_start_len,
-        top_logprobs_num,
-        return_text_in_logprobs,
-        dtype=int,
-    )
+class TypedGen:
+    """`gen` of a value of one type, without the parameters of `gen` that do not go with one. The positions are SGLang's."""
+
+    def __init__(self, dtype: type) -> None:
+        self._dtype = dtype
+
+    def __call__(
+        self,
+        name: str | None = None,
+        max_tokens: int | None = None,
+        stop: str | list[str] | None = None,
+        stop_token_ids: list[int] | None = None,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        top_k: int | None = None,
+        min_p: float | None = None,
+        frequency_penalty: float | None = None,
+        presence_penalty: float | None = None,
+        ignore_eos: bool | None = None,
+        return_logprob: bool | None = None,
+        logprob_start_len: int | None = None,
+        top_logprobs_num: int | None = None,
+        return_text_in_logprobs: bool | None = None,
+    ) -> ir.Expr:
+        return gen(
+            name,
+            max_tokens,
+            None,
+            stop,
+            stop_token_ids,
+            temperature,
+            top_p,
+            top_k,
+            min_p,
+            frequency_penalty,
+            presence_penalty,
+            ignore_eos,
+            return_logprob,
+            logprob_start_len,
+            top_logprobs_num,
+            return_text_in_logprobs,
+            dtype=self._dtype,
+        )
 
 
-def gen_string(
-    name: str | None = None,
-    max_tokens: int | None = None,
-    stop: str | list[str] | None = None,
-    stop_token_ids: list[int] | None = None,
-    temperature: float | None = None,
-    top_p: float | None = None,
-    top_k: int | None = None,
-    min_p: float | None = None,
-    frequency_penalty: float | None = None,
-    presence_penalty: float | None = None,
-    ignore_eos: bool | None = None,
-    return_logprob: bool | None = None,
-    logprob_start_len: int | None = None,
-    top_logprobs_num: int | None = None,
-    return_text_in_logprobs: bool | None = None,
-) -> ir.Expr:
-    """`gen` of a text in double quotes."""
-    return gen(
-        name,
-        max_tokens,
-        None,
-        stop,
-        stop_token_ids,
-        temperature,
-        top_p,
-        top_k,
-        min_p,
-        frequency_penalty,
-        presence_penalty,
-        ignore_eos,
-        return_logprob,
-        logprob_start_len,
-        top_logprobs_num,
-        return_text_in_logprobs,
-        dtype=str,
-    )
+gen_int = TypedGen(int)
+"""`gen` of a whole number."""
+gen_string = TypedGen(str)
+"""`gen` of a text in double quotes."""
 
 
 def select(

@@ -25,6 +25,9 @@ ALWAYS_SENT = frozenset({"max_new_tokens", "stop", "temperature", "top_p"})
 NEVER_DROPPED = ("ebnf", "repetition_penalty", "sampling_seed")
 """SGLang's backends warn of what they leave out. These are not SGLang's, so no program of its relies on that."""
 
+LENGTH_WORDS = ("length", "max_tokens", "MAX_TOKENS")
+"""OpenAI's, Anthropic's and Gemini's for an answer that was cut off."""
+
 
 @dataclass
 class TokenUsage:
@@ -145,9 +148,9 @@ def without_defaults(**values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value not in (None, defaults[name])}
 
 
-def meta_info_of(usage: Usage, request_id: Any, finish_reason: Any, is_length: bool) -> dict[str, Any]:
+def meta_info_of(usage: Usage, request_id: Any, finish_reason: Any) -> dict[str, Any]:
     """In the form of `/generate`. `finish_reason` is the API's own word for it."""
-    kind = "length" if is_length else "stop"
+    kind = "length" if finish_reason in LENGTH_WORDS else "stop"
     return {
         "id": request_id,
         "finish_reason": None if finish_reason is None else {"type": kind, "reason": str(finish_reason)},
@@ -155,3 +158,10 @@ def meta_info_of(usage: Usage, request_id: Any, finish_reason: Any, is_length: b
         "completion_tokens": usage.num_completion_tokens,
         "cached_tokens": usage.num_cached_tokens,
     }
+
+
+async def items_of(stream: Any) -> AsyncGenerator[Any, None]:
+    """Of a package's stream. Closing this closes the stream, and so ends the work on the other side."""
+    async with stream:
+        async for item in stream:
+            yield item

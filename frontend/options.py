@@ -8,24 +8,6 @@ from typing import Any, Literal, TypedDict
 
 from frontend.sampling import DEFAULTS, Sampling, as_ids, as_stop
 
-SAMPLING_NAMES = (
-    "max_new_tokens",
-    "stop",
-    "stop_token_ids",
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "frequency_penalty",
-    "presence_penalty",
-    "ignore_eos",
-    "return_logprob",
-    "logprob_start_len",
-    "top_logprobs_num",
-    "return_text_in_logprobs",
-)
-RUN_NAMES = (*SAMPLING_NAMES, "stream", "backend", "use_thread")
-
 
 class SamplingOptions(TypedDict, total=False):
     """Defaults for all generations of the program; `gen` has its own in their place. None means the default."""
@@ -46,6 +28,10 @@ class SamplingOptions(TypedDict, total=False):
     logprob_start_len: int | None
     top_logprobs_num: int | None
     return_text_in_logprobs: bool | None
+
+
+SAMPLING_NAMES = tuple(SamplingOptions.__annotations__)
+RUN_NAMES = (*SAMPLING_NAMES, "stream", "backend", "use_thread")
 
 
 class BatchOptions(SamplingOptions, total=False):

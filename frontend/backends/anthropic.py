@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
 from typing import Any
 
-from frontend.api_backend import ALWAYS_SENT, ApiBackend, meta_info_of, without_defaults
+from frontend.api_backend import ALWAYS_SENT, ApiBackend, items_of, meta_info_of, without_defaults
 from frontend.api_errors import from_package, from_transport, transport_errors
 from frontend.api_messages import chat_of, image_in, system_and_turns
 from frontend.backend import Completion, Prompt, Usage
@@ -48,14 +48,14 @@ class Anthropic(ApiBackend):
         answer = await self._client.open().messages.create(**self._fields(prompt, sampling))
         text = "".join(block.text for block in answer.content if block.type == "text")
         usage = usage_of(answer.usage.model_dump())
-        return Completion(text, _meta_info(usage, answer.id, answer.stop_reason), usage)
+        return Completion(text, meta_info_of(usage, answer.id, answer.stop_reason), usage)
 
     async def _pieces(self, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Completion, None]:
         events = await self._client.open().messages.create(**self._fields(prompt, sampling), stream=True)
         counts: dict[str, Any] = {}
         request_id = stop_reason = None
         is_whole = False
-        async with aclosing(_items(events)) as items:
+        async with aclosing(items_of(events)) as items:
             async for event in items:
                 text = ""
                 if event.type == "message_start":
@@ -67,7 +67,7 @@ class Anthropic(ApiBackend):
                     counts |= event.usage.model_dump(exclude_none=True)
                 is_whole = is_whole or event.type == "message_stop"
                 usage = usage_of(counts)
-                yield Completion(text, _meta_info(usage, request_id, stop_reason), usage)
+                yield Completion(text, meta_info_of(usage, request_id, stop_reason), usage)
         if not is_whole:
             raise StreamBroken(f"the stream of {self.model_name} ended too early")
 
@@ -121,14 +121,3 @@ def _block(part: dict[str, Any]) -> dict[str, Any]:
         return part
     media_type, data = image_in(part)
     return {"type": "image", "source": {"type": "base64", "media_type": media_type, "data": data}}
-
-
-def _meta_info(usage: Usage, request_id: Any, stop_reason: Any) -> dict[str, Any]:
-    return meta_info_of(usage, request_id, stop_reason, stop_reason == "max_tokens")
-
-
-async def _items(stream: Any) -> AsyncGenerator[Any, None]:
-    """Closing this closes the stream, and so ends the work on the other side."""
-    async with stream:
-        async for item in stream:
-            yield item

@@ -9,14 +9,10 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import ExitStack, aclosing, contextmanager
 from typing import Any
 
-from frontend.backend import Backend, Completion, Prompt, Selection, Usage
 from frontend.chat_template import chat_template_from, get_chat_template_by_model_path
-from frontend.choices import ChoicesSamplingMethod
 from frontend.errors import BackendError
 from frontend.loop import shared_loop
-from frontend.native import completion_of, generation_body, usage_of, warming_body
-from frontend.sampling import Sampling
-from frontend.scoring import select
+from frontend.native_backend import NativeBackend
 from runtime.engine import Engine as OfflineEngine
 from runtime.errors import CallboardError, RequestError
 
@@ -32,7 +28,7 @@ class Engine(OfflineEngine):
             undo.pop_all()
 
 
-class EngineEndpoint(Backend):
+class EngineEndpoint(NativeBackend):
     """Programs' side of an engine."""
 
     def __init__(self, engine: OfflineEngine) -> None:
@@ -44,25 +40,6 @@ class EngineEndpoint(Backend):
 
     def get_model_name(self) -> str:
         return self._model_path
-
-    async def generate(self, prompt: Prompt, sampling: Sampling) -> Completion:
-        return completion_of(await self._generate(generation_body(prompt, sampling)))
-
-    async def stream(self, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Completion, None]:
-        num_chars = 0
-        with _as_backend_errors():
-            events = await self._engine.async_generate(**_fields(generation_body(prompt, sampling, is_streaming=True)))
-            async with aclosing(events):
-                async for event in events:
-                    piece = completion_of(event, num_chars)
-                    num_chars += len(piece.text)
-                    yield piece
-
-    async def select(self, prompt: Prompt, choices: list[str], temperature: float, method: ChoicesSamplingMethod) -> Selection:
-        return await select(self._generate, prompt, choices, temperature, method)
-
-    async def warm(self, prompt: Prompt) -> Usage:
-        return usage_of(await self._generate(warming_body(prompt)))
 
     def flush_cache(self) -> None:
         shared_loop().check_may_wait()
@@ -77,6 +54,13 @@ class EngineEndpoint(Backend):
     async def _generate(self, body: dict[str, Any]) -> Any:
         with _as_backend_errors():
             return await self._engine.async_generate(**_fields(body))
+
+    async def _events(self, body: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
+        with _as_backend_errors():
+            events = await self._engine.async_generate(**_fields(body))
+            async with aclosing(events):
+                async for event in events:
+                    yield event
 
 
 def _fields(body: dict[str, Any]) -> dict[str, Any]:

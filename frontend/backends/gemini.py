@@ -119,7 +119,7 @@ def _completion_of(answer: Any, finish_reason: Any) -> Completion:
     parts = (content.parts if content else None) or ()
     text = "".join(part.text for part in parts if part.text and not part.thought)
     usage = usage_of(answer.usage_metadata)
-    return Completion(text, meta_info_of(usage, answer.response_id, finish_reason, finish_reason == "MAX_TOKENS"), usage)
+    return Completion(text, meta_info_of(usage, answer.response_id, finish_reason), usage)
 
 
 def _finish_reason_of(answer: Any) -> Any:

@@ -64,7 +64,7 @@ class LiteLLM(ApiBackend):
         answer = await self._litellm.acompletion(**self._fields(prompt, sampling))
         usage = replace(usage_of(answer.usage), cost=answer._hidden_params.get("response_cost"))
         choice = answer.choices[0]
-        return Completion(choice.message.content or "", _meta_info(usage, answer.id, choice.finish_reason), usage)
+        return Completion(choice.message.content or "", meta_info_of(usage, answer.id, choice.finish_reason), usage)
 
     async def _pieces(self, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Completion, None]:
         fields = self._fields(prompt, sampling)
@@ -77,7 +77,7 @@ class LiteLLM(ApiBackend):
                 choice = chunk.choices[0] if chunk.choices else None
                 finish_reason = (choice and choice.finish_reason) or finish_reason
                 text = (choice.delta.content if choice else None) or ""
-                yield Completion(text, _meta_info(usage, chunk.id, finish_reason), usage)
+                yield Completion(text, meta_info_of(usage, chunk.id, finish_reason), usage)
         # The package says "stop" at the end of every stream; what the server said itself is only here.
         if chunks.received_finish_reason is None and chunks.intermittent_finish_reason is None:
             raise StreamBroken(f"the stream of {self.model_name} ended too early")
@@ -138,10 +138,6 @@ def _litellm() -> Any:
     """The package, which fetches its table of prices when it is imported unless it is told not to."""
     os.environ.setdefault(LOCAL_PRICES, "True")
     return package("litellm", extra="litellm")
-
-
-def _meta_info(usage: Usage, request_id: Any, finish_reason: Any) -> dict[str, Any]:
-    return meta_info_of(usage, request_id, finish_reason, finish_reason == "length")
 
 
 async def _items(stream: Any) -> AsyncGenerator[Any, None]:

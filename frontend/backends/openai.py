@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from frontend.api_backend import ALWAYS_SENT, ApiBackend, meta_info_of
+from frontend.api_backend import ALWAYS_SENT, ApiBackend, items_of, meta_info_of
 from frontend.api_errors import from_package, from_transport, transport_errors
 from frontend.api_messages import strict_chat_of
 from frontend.api_tokenizer import ApiTokenizer, LocalTokenizer, ServedTokenizer, tiktoken_of
@@ -96,13 +96,13 @@ class OpenAI(ApiBackend):
         fields = {**self._asked(prompt), **self._sampling_fields(sampling)}
         chunks = await self._create(**fields, stream=True, stream_options={"include_usage": True})
         usage, finish_reason = Usage(num_requests=1), None
-        async with aclosing(_items(chunks)) as items:
+        async with aclosing(items_of(chunks)) as items:
             async for chunk in items:
                 usage = usage_of(chunk.usage) if chunk.usage else usage
                 choice = chunk.choices[0] if chunk.choices else None
                 finish_reason = (choice and choice.finish_reason) or finish_reason
                 text = self._text_of(choice) if choice else ""
-                yield Completion(text, _meta_info(usage, chunk.id, finish_reason), usage)
+                yield Completion(text, meta_info_of(usage, chunk.id, finish_reason), usage)
         if finish_reason is None:
             raise StreamBroken(f"the stream of {self.model_name} ended too early")
 
@@ -135,7 +135,7 @@ class OpenAI(ApiBackend):
     def _completion_of(self, answer: Any) -> Completion:
         usage, choice = usage_of(answer.usage), answer.choices[0]
         text = (choice.message.content if self.is_chat_model else choice.text) or ""
-        return Completion(text, _meta_info(usage, answer.id, choice.finish_reason), usage)
+        return Completion(text, meta_info_of(usage, answer.id, choice.finish_reason), usage)
 
     def _text_of(self, choice: Any) -> str:
         return (choice.delta.content if self.is_chat_model else choice.text) or ""
@@ -222,14 +222,3 @@ def response_format(sampling: Sampling) -> dict[str, Any] | None:
         return None
     schema = {"name": "answer", "schema": json.loads(sampling.json_schema), "strict": True}
     return {"type": "json_schema", "json_schema": schema}
-
-
-def _meta_info(usage: Usage, request_id: Any, finish_reason: Any) -> dict[str, Any]:
-    return meta_info_of(usage, request_id, finish_reason, finish_reason == "length")
-
-
-async def _items(stream: Any) -> AsyncGenerator[Any, None]:
-    """Closing this closes the stream, and so ends the work on the other side."""
-    async with stream:
-        async for item in stream:
-            yield item

@@ -6,25 +6,20 @@ All requests of all programs run on the shared loop, over connections that are u
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from functools import partial
 from typing import Any
 
-from frontend.backend import Backend, Completion, Prompt, Selection, Usage
 from frontend.chat_template import ChatTemplate, chat_template_from, get_chat_template, get_chat_template_by_model_path
-from frontend.choices import ChoicesSamplingMethod
 from frontend.connection import Connection
 from frontend.errors import BackendError
 from frontend.loop import shared_loop
-from frontend.native import completion_of, generation_body, usage_of, warming_body
+from frontend.native_backend import NativeBackend
 from frontend.retry import Retry
-from frontend.sampling import Sampling
-from frontend.scoring import select
 
 NOT_FOUND = 404
 
 
-class RuntimeEndpoint(Backend):
+class RuntimeEndpoint(NativeBackend):
     """A server that speaks `/generate`. Refusals because it is overloaded are tried again, after `retry`."""
 
     def __init__(
@@ -54,24 +49,6 @@ class RuntimeEndpoint(Backend):
     def get_model_name(self) -> str:
         return str(self.model_info["model_path"])
 
-    async def generate(self, prompt: Prompt, sampling: Sampling) -> Completion:
-        return completion_of(await self._generate(generation_body(prompt, sampling)))
-
-    async def stream(self, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Completion, None]:
-        num_chars = 0
-        body = generation_body(prompt, sampling, is_streaming=True)
-        async with aclosing(self._connection.events("/generate", body)) as events:
-            async for event in events:
-                piece = completion_of(event, num_chars)
-                num_chars += len(piece.text)
-                yield piece
-
-    async def select(self, prompt: Prompt, choices: list[str], temperature: float, method: ChoicesSamplingMethod) -> Selection:
-        return await select(self._generate, prompt, choices, temperature, method)
-
-    async def warm(self, prompt: Prompt) -> Usage:
-        return usage_of(await self._generate(warming_body(prompt)))
-
     async def flush(self) -> None:
         await self._connection.tell("/flush_cache")
 
@@ -83,6 +60,9 @@ class RuntimeEndpoint(Backend):
 
     async def _generate(self, body: dict[str, Any]) -> Any:
         return await self._retry.call(partial(self._connection.post, "/generate", body))
+
+    def _events(self, body: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
+        return self._connection.events("/generate", body)
 
     async def _served_template(self) -> ChatTemplate:
         """The facts of the server have it, if the server is ours and the model's template can be told in that form."""

@@ -411,6 +411,7 @@ def test_a_stream_gives_the_text_in_pieces(server: FakeServer, backend: RuntimeE
     state = question.run("Why?", backend=backend, stream=True)
     assert "".join(state.text_iter("answer")) == " one two three"
     assert "".join(question.run("Why?", backend=backend, stream=True).text_iter()) == "Q: Why?\nA: one two three"
+    state.sync()
     assert state.ret_value == "returned"
 
 
