@@ -7,6 +7,7 @@ import pytest
 
 from runtime.actors.actor import Actor, receives
 from runtime.actors.supervisor import Crash, Escalated, Group, Supervisor
+from runtime.errors import DeviceLost
 from tests.actors.conftest import Asked, HandClock, Said
 
 
@@ -295,6 +296,24 @@ def test_a_member_that_can_not_start_again_escalates(stage: Stage) -> None:
 
     stage.add("a", kind=OnceOnly)
     stage.play(scene)
+
+
+def test_an_error_that_no_restart_can_mend_is_raised_at_once(stage: Stage) -> None:
+    class OnDevice(Player):
+        async def started(self) -> None:
+            if self.log:
+                raise DeviceLost("the GPU does not compute any more")
+
+    async def scene() -> None:
+        stage.tell("a", "crash")
+        await stage.settle()
+        with pytest.raises(DeviceLost, match="the GPU"):
+            await stage.supervisor.wait()
+
+    stage.add("a", kind=OnDevice)
+    stage.play(scene)
+    assert stage.supervisor.num_restarts == 1
+    assert len(stage.crashes) == 2
 
 
 def test_a_failed_start_stops_those_that_had_started(stage: Stage) -> None:

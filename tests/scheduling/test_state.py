@@ -217,12 +217,15 @@ def test_a_request_that_fails_after_its_first_token_is_closed() -> None:
     assert world.outputs.failures.keys() == {1}
 
 
-def test_a_fatal_step_loses_the_engine() -> None:
+@pytest.mark.parametrize(("lost", "exit_code"), [("engine", 5), ("rank", 6), ("device", 7)])
+def test_a_fatal_step_loses_the_engine(lost: str, exit_code: int) -> None:
     world = World()
     world.admit(1, PROMPT)
     world.talk_to_cache()
-    with pytest.raises(EngineError, match="device lost"):
-        world.state.step_failed(StepFailed(step_id=1, reason="device lost", is_fatal=True))
+    with pytest.raises(EngineError, match="gone for good") as raised:
+        world.state.step_failed(StepFailed(step_id=1, reason="gone for good", is_fatal=True, lost=lost))  # type: ignore[arg-type]
+    assert raised.value.exit_code == exit_code
+    assert raised.value.is_final == (lost != "engine")
 
 
 def test_a_full_queue_refuses() -> None:
