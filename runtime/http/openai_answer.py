@@ -5,12 +5,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from aiohttp import web
 
 from runtime.http.best_of import best_indices
 from runtime.http.blame import blaming
+from runtime.http.bundle import Bundle
 from runtime.http.chat_format import ChatFormat
 from runtime.http.completion_format import CompletionFormat
 from runtime.http.detailed_completion_format import DetailedCompletionFormat
@@ -36,10 +39,7 @@ async def answer_chat(request: web.Request, body: ChatCompletionRequest) -> web.
         return json_response(await whole_chat(service, body, caller))
     sequences = chat.sequences_of(body, caller)
     reply = _chat_format(service, body, sequences)
-    with (
-        blaming(sequences.grammar_param),
-        service.open(sequences.generations, is_streaming=True, joins_rows=reply.joins_rows) as bundle,
-    ):
+    with _generating(service, sequences, reply, is_streaming=True) as bundle:
         return await stream(request, bundle, reply)
 
 
@@ -51,7 +51,7 @@ async def answer_completion(request: web.Request, body: CompletionRequest) -> we
         return json_response(await whole_completion(service, body, caller))
     sequences = completion.sequences_of(body, caller)
     reply = _completion_format(service, body, sequences)
-    with blaming(sequences.grammar_param), service.open(sequences.generations, is_streaming=True) as bundle:
+    with _generating(service, sequences, reply, is_streaming=True) as bundle:
         return await stream(request, bundle, reply)
 
 
@@ -59,7 +59,7 @@ async def whole_chat(service: Service, body: ChatCompletionRequest, caller: Call
     """The reply that is not a stream. Raises `RequestError`."""
     sequences = chat.sequences_of(body, caller)
     reply = _chat_format(service, body, sequences)
-    with blaming(sequences.grammar_param), service.open(sequences.generations, joins_rows=reply.joins_rows) as bundle:
+    with _generating(service, sequences, reply) as bundle:
         return reply.whole(await bundle.all_rows())
 
 
@@ -67,7 +67,7 @@ async def whole_completion(service: Service, body: CompletionRequest, caller: Ca
     """The reply that is not a stream. Raises `RequestError`."""
     sequences = completion.sequences_of(body, caller)
     reply = _completion_format(service, body, sequences)
-    with blaming(sequences.grammar_param), service.open(sequences.generations) as bundle:
+    with _generating(service, sequences, reply) as bundle:
         results = await bundle.all_rows()
     if sequences.best_of == sequences.n:
         return reply.whole(results)
@@ -81,6 +81,17 @@ def new_output(service: Service, plan: OutputPlan, *, parallel_tool_calls: bool 
     parser = None if plan.make_parser is None else plan.make_parser()
     max_calls = 1 if parallel_tool_calls is False else None
     return ParsedOutput(parser, lambda: f"call_{service.new_hex(12)}", max_calls)
+
+
+@contextmanager
+def _generating(
+    service: Service, sequences: ChatSequences | CompletionSequences, reply: OpenAiFormat, *, is_streaming: bool = False
+) -> Iterator[Bundle]:
+    with (
+        blaming(sequences.grammar_param),
+        service.open(sequences.generations, is_streaming=is_streaming, joins_rows=reply.joins_rows) as bundle,
+    ):
+        yield bundle
 
 
 def _chat_format(service: Service, body: ChatCompletionRequest, sequences: ChatSequences) -> OpenAiFormat:

@@ -5,25 +5,11 @@ from __future__ import annotations
 from typing import Protocol
 
 from runtime.text.parsing.cursor import Cursor, Reading
+from runtime.text.parsing.output_format import OutputFormat
 from runtime.text.parsing.structural_tag import Format
 
 
-class ReasoningFormat(Protocol):
-    @property
-    def ALIASES(self) -> tuple[str, ...]:  # noqa: N802 - a constant of the module
-        """Other public names."""
-        ...
-
-    @property
-    def TEMPLATE_MARKS(self) -> tuple[str, ...]:  # noqa: N802
-        """Strings that are all in the chat template of a model that marks its reasoning so; none: never found by itself."""
-        ...
-
-    @property
-    def KEEPS_SPECIAL_TOKENS(self) -> bool:  # noqa: N802
-        """Whether its markers are special tokens, which a text usually is without."""
-        ...
-
+class ReasoningFormat(OutputFormat, Protocol):
     def read(self, cursor: Cursor, starts_inside: bool | None) -> Reading[None]:
         """Read an output to its end. `starts_inside`: the prompt has begun the reasoning; None: as it usually is."""
         ...
