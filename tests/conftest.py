@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from runtime.errors import CallboardError
+
+if TYPE_CHECKING:
+    from tests.rank_pool import RankPool
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -32,3 +37,13 @@ def shared_data(pytestconfig: pytest.Config) -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("no shared data: give its folder with --callboard-data or CALLBOARD_DATA")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def rank_pool() -> Iterator[RankPool]:
+    """Processes that can be ranks of a group."""
+    from tests.rank_pool import RankPool
+
+    pool = RankPool()
+    yield pool
+    pool.stop()

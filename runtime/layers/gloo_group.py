@@ -96,11 +96,15 @@ class GlooGroup:
     def least(self, value: int) -> int:
         """See `RankGroup.least`. Goes through the store, since a collective does not wait for so long."""
         number = next(self._rounds)
-        keys = [f"least/{number}/{rank}" for rank in range(self.size)]
+        keys, read = ([f"{kind}/{number}/{rank}" for rank in range(self.size)] for kind in ("least", "read"))
         with _raising(RankLost, "the ranks could not compare their sizes"):
             self._store.set(keys[self.rank], str(value))
             self._wait_for(keys)
-            return min(int(self._store.get(key)) for key in keys)
+            least = min(int(self._store.get(key)) for key in keys)
+            self._store.set(read[self.rank], "")
+            if self.rank == 0:  # it serves the store: if it ends the process over what it has read, others must know it too
+                self._wait_for(read)
+            return least
 
     def abort(self) -> None:
         """See `RankGroup.abort`. gloo's own does nothing."""

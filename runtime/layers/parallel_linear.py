@@ -8,6 +8,7 @@ gathered. Those with a part of the inputs give sums that are not complete, which
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from torch import Tensor
 
@@ -54,6 +55,35 @@ class GatheredHead:
     def argmax(self, x: Tensor) -> Tensor:
         """See `Head.argmax`; elsewhere than on rank 0 of its own part."""
         return argmax(self(x).float())
+
+
+class FeedForward(Protocol):
+    """hidden [tokens, hidden_size] → [tokens, hidden_size]"""
+
+    @property
+    def products(self) -> list[Linear]: ...
+
+    def __call__(self, hidden: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True, slots=True)
+class SummedMixture:
+    """A mixture of which each rank has a part of every expert, the router whole: the ranks choose the same experts.
+
+    Its products are not summed one by one, since no two steps use the same ones, but what comes of all.
+    """
+
+    mixture: FeedForward
+    group: RankGroup
+
+    @property
+    def products(self) -> list[Linear]:
+        return self.mixture.products
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        total = self.mixture(hidden)
+        self.group.all_reduce_sum(total)
+        return total
 
 
 def own_product(linear: Linear) -> Linear:

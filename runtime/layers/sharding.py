@@ -7,6 +7,7 @@ the kernels' tile. Nothing has to divide evenly: shares differ by at most one un
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from runtime.errors import ConfigError
@@ -21,24 +22,29 @@ class Partition:
 
     heads: tuple[range, ...]
     kv_heads: tuple[range, ...]
-    mlp: tuple[range, ...]
-    """Of the intermediate size."""
+    mlp: Mapping[int, tuple[range, ...]]
+    """By the intermediate size that is shared."""
     vocab: tuple[range, ...]
 
 
-def partition(*, num_heads: int, num_kv_heads: int, intermediate_size: int, vocab_size: int, num_ranks: int) -> Partition:
-    """Raises `ConfigError`, which names the largest possible number, if there are too many ranks for a share each."""
-    most = min(num_kv_heads, _num_units(intermediate_size, MLP_UNIT), _num_units(vocab_size, VOCAB_UNIT))
+def partition(*, num_heads: int, num_kv_heads: int, mlp_sizes: Collection[int], vocab_size: int, num_ranks: int) -> Partition:
+    """mlp_sizes: the intermediate sizes of all feed-forward parts, those of experts too.
+
+    Raises `ConfigError`, which names the largest possible number, if there are too many ranks for a share each.
+    """
+    units = (_num_units(vocab_size, VOCAB_UNIT), *(_num_units(size, MLP_UNIT) for size in mlp_sizes))
+    most = min(num_kv_heads, *units)
     if num_ranks > most:
         raise ConfigError(
-            f"--tp {num_ranks} is too much for this model, which has {num_kv_heads} key-value heads: it can be at most {most}"
+            f"--tp {num_ranks} is too much for this model, which has {num_kv_heads} key-value heads and {min(units)} blocks of"
+            f" its narrowest layer to share: it can be at most {most}"
         )
     kv_heads = split(num_kv_heads, num_ranks)
     group = num_heads // num_kv_heads
     return Partition(
         heads=tuple(range(part.start * group, part.stop * group) for part in kv_heads),
         kv_heads=kv_heads,
-        mlp=split(intermediate_size, num_ranks, MLP_UNIT, last_get_more=True),
+        mlp={size: split(size, num_ranks, MLP_UNIT, last_get_more=True) for size in mlp_sizes},
         vocab=split(vocab_size, num_ranks, VOCAB_UNIT, last_get_more=True),
     )
 

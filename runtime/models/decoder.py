@@ -20,7 +20,7 @@ from runtime.layers.forward import ForwardBatch, KVCache, KVShape, Queries
 from runtime.layers.gated_mlp import ACTIVATIONS, GatedMlp
 from runtime.layers.linear import Head, Linear, PanelLinear
 from runtime.layers.moe import MixtureOfExperts, SharedExpert
-from runtime.layers.parallel_linear import own_product
+from runtime.layers.parallel_linear import FeedForward, own_product
 from runtime.layers.placement import ON_HOST, AttentionKernel, Placement
 from runtime.layers.quantized import QuantizedLinear
 from runtime.layers.rotary import RopeSpec, cos_sin_table
@@ -35,7 +35,7 @@ class Layer:
     input_norm: Tensor  # [hidden]
     attention: Attention
     mlp_norm: Tensor  # [hidden]
-    mlp: GatedMlp | MixtureOfExperts
+    mlp: FeedForward
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,16 +185,19 @@ def _build_layer(
 
 def _build_mixture(
     spec: DecoderSpec, index: int, mixture: MixtureSpec, linears: dict[str, Linear], weights: Weights
-) -> MixtureOfExperts:
+) -> FeedForward:
     experts = (
-        _gated(spec, {role: weights.linear(role, linear) for role, linear in expert.items()}) for expert in spec.experts(index)
+        {f"expert_{role}": weights.linear(f"expert_{role}", linear) for role, linear in expert.items()}
+        for expert in spec.experts(index)
     )
-    return MixtureOfExperts(
-        router=linears["router"],
-        experts=tuple(experts),
-        top_k=mixture.top_k,
-        renormalise=mixture.renormalise,
-        shared=SharedExpert(_gated(spec, linears, "shared_"), linears["shared_gate"]) if mixture.shared_size else None,
+    return weights.mixture(
+        MixtureOfExperts(
+            router=linears["router"],
+            experts=tuple(_gated(spec, expert, "expert_") for expert in experts),
+            top_k=mixture.top_k,
+            renormalise=mixture.renormalise,
+            shared=SharedExpert(_gated(spec, linears, "shared_"), linears["shared_gate"]) if mixture.shared_size else None,
+        )
     )
 
 

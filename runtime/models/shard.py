@@ -17,10 +17,12 @@ from torch import Tensor
 from runtime.errors import ConfigError
 from runtime.layers.rank_group import RankGroup
 from runtime.layers.sharding import Partition, partition
-from runtime.models.spec import DecoderSpec
+from runtime.models.spec import DecoderSpec, LayerSpec, LinearSpec
 
 SUMMED_ROLES = ("output", "down")
-"""The products whose inputs are cut, by `DecoderSpec.linears`."""
+"""The products whose inputs are cut, by `DecoderSpec.linears`, and which are summed one by one."""
+EXPERT_ROLES = ("expert_down", "shared_down")
+"""Those whose inputs are cut, and which are summed with the mixture that they are part of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,25 +62,44 @@ class Shard:
 def make_shard(spec: DecoderSpec, group: RankGroup) -> tuple[DecoderSpec, Shard]:
     """The decoder that this rank builds and what it is made of.
 
-    Raises `ConfigError` if there are too many ranks, or if there is a mixture of experts.
+    Raises `ConfigError` if there are too many ranks, or if a norm goes over all heads, of which no rank has all.
     """
-    if any(layer.mixture for layer in spec.layers):
-        raise ConfigError("a mixture of experts can not be shared among ranks yet: use --tp-size 1")
+    if spec.norms_all_heads:
+        raise ConfigError("this model norms all heads of a token together, so ranks can not share them: use --tp 1")
     parts = partition(
         num_heads=spec.num_heads,
         num_kv_heads=spec.num_kv_heads,
-        intermediate_size=spec.intermediate_size,
+        mlp_sizes=_mlp_sizes(spec),
         vocab_size=spec.vocab_size,
         num_ranks=group.size,
     )
+    own_sizes = {size: len(ranges[group.rank]) for size, ranges in parts.mlp.items()}
     own = replace(
         spec,
         num_heads=len(parts.heads[group.rank]),
         num_kv_heads=len(parts.kv_heads[group.rank]),
-        intermediate_size=len(parts.mlp[group.rank]),
+        intermediate_size=own_sizes.get(spec.intermediate_size, spec.intermediate_size),
+        layers=tuple(_own_layer(layer, own_sizes) for layer in spec.layers),
         tied_head=False,
     )
     return own, Shard(group, _cuts(spec, parts, group.rank), tuple(len(part) for part in parts.vocab))
+
+
+def _mlp_sizes(spec: DecoderSpec) -> set[int]:
+    """The intermediate sizes of everything that is there."""
+    sizes: set[int] = set()
+    for layer in spec.layers:
+        mixture = layer.mixture
+        sizes |= {spec.intermediate_size} if mixture is None else {mixture.intermediate_size, mixture.shared_size} - {0}
+    return sizes
+
+
+def _own_layer(layer: LayerSpec, own_sizes: Mapping[int, int]) -> LayerSpec:
+    mixture = layer.mixture
+    if mixture is None:
+        return layer
+    own = own_sizes[mixture.intermediate_size]
+    return replace(layer, mixture=replace(mixture, intermediate_size=own, shared_size=own_sizes.get(mixture.shared_size, 0)))
 
 
 def _cuts(spec: DecoderSpec, parts: Partition, rank: int) -> dict[str, Cut]:
@@ -90,14 +111,25 @@ def _cuts(spec: DecoderSpec, parts: Partition, rank: int) -> dict[str, Cut]:
 
 def _layer_cuts(spec: DecoderSpec, layer: int, parts: Partition, rank: int) -> dict[str, Cut]:
     q, kv = (_scaled(part[rank], spec.head_dim) for part in (parts.heads, parts.kv_heads))
-    mlp = parts.mlp[rank]
     q_rows, kv_rows = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
     linears = spec.linears(layer)
-    cuts = _row_cuts(linears["qkv"].modules, (q_rows, kv_rows, kv_rows), (q, kv, kv))
-    cuts |= _row_cuts(linears["gate_up"].modules, (spec.intermediate_size,) * 2, (mlp, mlp))
-    for role, columns in zip(SUMMED_ROLES, (q, mlp), strict=True):
-        cuts |= {f"{module}.weight": Cut(columns=columns) for module in linears[role].modules}
+    cuts = _row_cuts(linears["qkv"].modules, (q_rows, kv_rows, kv_rows), (q, kv, kv)) | _column_cuts(linears["output"], q)
+    for prefix in ("", "shared_"):
+        if f"{prefix}down" in linears:
+            cuts |= _gated_cuts(linears[f"{prefix}gate_up"], linears[f"{prefix}down"], parts, rank)
+    for expert in spec.experts(layer):
+        cuts |= _gated_cuts(expert["gate_up"], expert["down"], parts, rank)
     return cuts
+
+
+def _gated_cuts(gate_up: LinearSpec, down: LinearSpec, parts: Partition, rank: int) -> dict[str, Cut]:
+    size = down.in_features
+    own = parts.mlp[size][rank]
+    return _row_cuts(gate_up.modules, (size, size), (own, own)) | _column_cuts(down, own)
+
+
+def _column_cuts(linear: LinearSpec, columns: range) -> dict[str, Cut]:
+    return {f"{module}.weight": Cut(columns=columns) for module in linear.modules}
 
 
 def _row_cuts(modules: tuple[str, ...], sizes: tuple[int, ...], parts: tuple[range, ...]) -> dict[str, Cut]:

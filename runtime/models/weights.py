@@ -12,7 +12,8 @@ from kernels.huge_pages import HugePages
 from kernels.quantized_linear import PackedWeight
 from runtime.layers.embedding import Embedding, PlainEmbedding
 from runtime.layers.linear import Head, Linear, make_linear
-from runtime.layers.parallel_linear import GatheredHead, SummedLinear
+from runtime.layers.moe import MixtureOfExperts
+from runtime.layers.parallel_linear import FeedForward, GatheredHead, SummedLinear, SummedMixture
 from runtime.layers.placement import ON_HOST, Placement
 from runtime.layers.quantized import (
     QuantizedEmbedding,
@@ -24,7 +25,7 @@ from runtime.layers.quantized import (
     pack_values,
 )
 from runtime.loading.stored_tensor import StoredTensor
-from runtime.models.shard import SUMMED_ROLES, WHOLE, Cut, Shard
+from runtime.models.shard import EXPERT_ROLES, SUMMED_ROLES, WHOLE, Cut, Shard
 from runtime.models.spec import LinearSpec
 
 
@@ -65,11 +66,20 @@ class Weights:
         return self.tensor(f"{module}.weight", torch.float32).clone()
 
     def linear(self, role: str, spec: LinearSpec) -> Linear:
-        """A matrix product, its modules joined in one. role: its place in the layer, as `DecoderSpec.linears` calls it."""
+        """A matrix product, its modules joined in one.
+
+        role: its place in the layer, as `DecoderSpec.linears` calls it, those of `experts` with expert_ before it.
+        """
         bias = self._joined(spec.modules, "bias") if spec.has_bias else None
         if self._shard is not None and role in SUMMED_ROLES:
             return SummedLinear(self._product(role, spec, None), bias, self._shard.group)
+        if self._shard is not None and role in EXPERT_ROLES and self._shard.group.rank > 0:
+            bias = None  # rank 0's is enough, when the mixture is summed
         return self._product(role, spec, bias)
+
+    def mixture(self, mixture: MixtureOfExperts) -> FeedForward:
+        """What becomes of a mixture made of this rank's products."""
+        return mixture if self._shard is None else SummedMixture(mixture, self._shard.group)
 
     def _product(self, role: str, spec: LinearSpec, bias: Tensor | None) -> Linear:
         packed = self._packed(spec.modules)

@@ -1,4 +1,4 @@
-"""Mixtures of experts from files that quantize them, and among ranks."""
+"""Mixtures of experts from files that quantize them, and what they take of memory."""
 
 from __future__ import annotations
 
@@ -10,15 +10,11 @@ import pytest
 import torch
 from tqdm import tqdm
 
-from runtime.config import ModelConfig
-from runtime.errors import ConfigError
 from runtime.layers.moe import MixtureOfExperts
 from runtime.layers.quantized import ROUNDINGS, QuantizedLinear, can_stay_quantized
-from runtime.loading.checkpoint import open_checkpoint
 from runtime.loading.gguf import GgufTensor
 from runtime.models.architectures import spec_for
 from runtime.models.decoder import Decoder, build_decoder
-from runtime.models.load import load_model
 from runtime.models.spec import DecoderSpec, weight_shapes
 from runtime.models.weights import Weights
 from tests.models.conftest import TINY, PagedRunner, PagedSequence, load_ours, save_random_model
@@ -67,14 +63,3 @@ def test_every_expert_counts_as_memory(tmp_path: Path) -> None:
     ]
     num_bytes = 4 * sum(rows * columns for rows, columns in products)
     assert num_bytes <= model.weight_bytes < 1.1 * num_bytes  # with what their layout fills up
-
-
-class TwoRanks:
-    rank = 0
-    size = 2
-
-
-def test_ranks_can_not_share_experts_yet(tmp_path: Path) -> None:
-    save_random_model(tmp_path, "Qwen3MoeConfig", num_experts=4, moe_intermediate_size=32, num_experts_per_tok=1)
-    with pytest.raises(ConfigError, match="mixture of experts"):
-        load_model(open_checkpoint(ModelConfig(model_path=str(tmp_path))), group=TwoRanks())  # type: ignore[arg-type]
