@@ -9,16 +9,18 @@ import torch
 from torch import Tensor
 
 from kernels.paged_attention import paged_attention, reference
-from kernels.paged_attention.cases import CASES, Case
+from kernels.paged_attention.cases import CASES, SMALL_CASES, Case
 from perf.kernel_checks import Draw, Pair
 
 DEVICES = ("cpu", "cuda")
 
 
 def pairs(draw: Draw) -> Iterator[Pair]:
-    for case in CASES:
+    for case in CASES + SMALL_CASES:
         batch = _batch(case, draw)
-        yield Pair(f"{case}", paged_attention(**batch), reference.paged_attention(**batch))
+        expected = reference.paged_attention(**batch)
+        for invariant in (False, True):
+            yield Pair(f"{case} {invariant=}", paged_attention(**batch, invariant=invariant), expected)
 
 
 def _batch(case: Case, draw: Draw) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from torch import Tensor
 from kernels.device_limits import device_limits
 from kernels.mla_attention.triton.decode import decode
 from kernels.mla_attention.triton.extend import extend
-from kernels.mla_attention.triton.tiling import decode_tiling, extend_tiling
+from kernels.mla_attention.triton.tiling import decode_tiling, extend_tiling, invariant_tiling
 from kernels.paged_attention.triton.splits import num_splits
 from kernels.paged_attention.triton.tile import LOG2_E
 
@@ -31,7 +31,8 @@ def mla_attention(
     if num_tokens == 0 or num_rows == 0:
         return q_nope.new_zeros(q_nope.shape)
     decodes, limits = num_tokens <= num_rows, device_limits(q_nope.device)
-    tiling = (decode_tiling if decodes and not invariant else extend_tiling)(q_nope, q_rope, limits)
+    choose = invariant_tiling if invariant else decode_tiling if decodes else extend_tiling
+    tiling = choose(q_nope, q_rope, limits)
     inputs = {
         "q_nope": q_nope,
         "q_rope": q_rope,

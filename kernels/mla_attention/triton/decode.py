@@ -56,7 +56,7 @@ def attend_splits(
     rope = load_rows(q_rope, token.to(tl.int64) * rope_token_stride + head * rope_head_stride, there, ROPE_DIM, BLOCK_R)
     position = tl.where(there, end - 1, -1)
     page_table = page_tables + row.to(tl.int64) * table_stride
-    dim = tl.arange(0, BLOCK_C)
+    dim = tl.arange(0, BLOCK_C)[None, :]
 
     for split in range(tl.program_id(2), num_splits, tl.num_programs(2)):
         first, split_end = split_keys(split, lowest, end, BLOCK_N)
@@ -78,11 +78,12 @@ def attend_splits(
                 BLOCK_C,
                 BLOCK_R,
             )
-            part = (token.to(tl.int64) * NUM_HEADS + head) * num_splits + split
-            tl.store(maxima + part, part_maximum, mask=there)
-            tl.store(totals + part, part_total, mask=there)
-            stored = there[:, None] & (dim < RANK)[None, :]
-            tl.store(weighted + part[:, None] * RANK + dim[None, :], part_weighted, mask=stored)
+            first_part = token.to(tl.int64) * NUM_HEADS * num_splits
+            part = head * num_splits + split
+            tl.store(maxima + first_part + part, part_maximum, mask=there)
+            tl.store(totals + first_part + part, part_total, mask=there)
+            places = part[:, None] * RANK + dim
+            tl.store(weighted + first_part * RANK + places, part_weighted, mask=there[:, None] & (dim < RANK))
 
 
 def decode(inputs: Mapping[str, Any], tiling: Tiling, limits: DeviceLimits) -> Tensor:

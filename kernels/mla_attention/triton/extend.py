@@ -116,8 +116,12 @@ def attend_blocks(
 
     rows = finish(maximum, total, weighted, tl.full([BLOCK_M], float("-inf"), tl.float32))
     dim = tl.arange(0, BLOCK_C)[None, :]
-    at = (token * NUM_HEADS + head) * RANK
-    tl.store(out + at[:, None] + dim, rows.to(out.dtype.element_ty), mask=there[:, None] & (dim < RANK))
+    places = (query * NUM_HEADS + head)[:, None] * RANK + dim
+    tl.store(
+        out + first_token.to(tl.int64) * NUM_HEADS * RANK + places,
+        rows.to(out.dtype.element_ty),
+        mask=there[:, None] & (dim < RANK),
+    )
 
 
 def extend(inputs: Mapping[str, Any], tiling: Tiling, *, is_split: bool) -> Tensor:

@@ -98,7 +98,7 @@ def attend_splits(
     if alibi_slopes is not None:
         slope = tl.load(alibi_slopes + head, mask=there, other=0.0).to(tl.float32) * LOG2_E
     page_table = page_tables + row.to(tl.int64) * table_stride
-    dim = tl.arange(0, BLOCK_D)
+    dim = tl.arange(0, BLOCK_D)[None, :]
 
     for split in range(tl.program_id(2), num_splits, tl.num_programs(2)):
         first, split_end = split_keys(split, lowest, end, BLOCK_N)
@@ -127,11 +127,12 @@ def attend_splits(
                 BLOCK_N,
                 BLOCK_D,
             )
-            part = (token.to(tl.int64) * NUM_KV_HEADS * GROUP + head) * num_splits + split
-            tl.store(maxima + part, part_maximum, mask=there)
-            tl.store(totals + part, part_total, mask=there)
-            stored = there[:, None] & (dim < HEAD_DIM)[None, :]
-            tl.store(weighted + part[:, None] * HEAD_DIM + dim[None, :], part_weighted, mask=stored)
+            first_part = token.to(tl.int64) * NUM_KV_HEADS * GROUP * num_splits
+            part = head * num_splits + split
+            tl.store(maxima + first_part + part, part_maximum, mask=there)
+            tl.store(totals + first_part + part, part_total, mask=there)
+            places = part[:, None] * HEAD_DIM + dim
+            tl.store(weighted + first_part * HEAD_DIM + places, part_weighted, mask=there[:, None] & (dim < HEAD_DIM))
 
 
 @triton.jit(do_not_specialize=["num_rows", "num_splits", "window"])

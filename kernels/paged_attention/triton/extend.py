@@ -144,8 +144,9 @@ def attend_blocks(
         sink = tl.load(sinks + head, mask=there, other=0.0).to(tl.float32) * LOG2_E
     rows = finish(maximum, total, weighted, sink)
     dim = tl.arange(0, BLOCK_D)[None, :]
-    at = ((first_token + query).to(tl.int64) * NUM_KV_HEADS * GROUP + head) * HEAD_DIM
-    tl.store(out + at[:, None] + dim, rows.to(out.dtype.element_ty), mask=there[:, None] & (dim < HEAD_DIM))
+    first_place = first_token.to(tl.int64) * NUM_KV_HEADS * GROUP * HEAD_DIM
+    places = (query * NUM_KV_HEADS * GROUP + head)[:, None] * HEAD_DIM + dim
+    tl.store(out + first_place + places, rows.to(out.dtype.element_ty), mask=there[:, None] & (dim < HEAD_DIM))
 
 
 def extend(inputs: Mapping[str, Any], sinks: Tensor | None, tiling: Tiling, *, is_split: bool) -> Tensor:
