@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 
-from runtime.errors import EngineError
+from runtime.errors import EngineError, RankLost
 from runtime.executor.cpu import CpuExecutor
 from runtime.messages import INVALID_TOKEN, SlotOpen, StepDone, StepFailed, StepPlan
 from runtime.params import SamplingParams
@@ -240,6 +240,28 @@ def test_a_defect_is_fatal_and_a_reset_brings_a_new_worker(monkeypatch: pytest.M
 
     run()
     assert [str(args.exc_value) for args in escaped] == ["defect"]
+
+
+def test_a_lost_rank_is_fatal_and_says_why() -> None:
+    @bench_test
+    async def run(bench: Bench) -> None:
+        bench.raise_next(RankLost("the ranks could not add up their parts"))
+        failed = await bench.run(first_plan(1))
+        assert failed == StepFailed(step_id=1, reason="the ranks could not add up their parts", is_fatal=True, lost="rank")
+        bench.executor.reset()
+        bench.start()
+        assert await bench.tokens(first_plan(2)) == (OUTPUT[0],), "the worker lives"
+        assert len(bench.model.threads) == 1
+
+    run()
+
+
+def test_a_rank_that_is_lost_in_the_warm_up() -> None:
+    bench = Bench()
+    bench.raise_next(RankLost("rank 1 is gone"))
+    with pytest.raises(RankLost, match="rank 1 is gone"):
+        bench.executor.warm_up()
+    bench.executor.stop()
 
 
 @bench_test

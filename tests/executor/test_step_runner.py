@@ -35,8 +35,15 @@ def test_time_is_split_between_device_and_host() -> None:
 
 @pytest.mark.parametrize(("num_slots", "context_length", "page_size"), [(256, 8192, 16), (1, 64, 16), (3, 3, 1), (2, 2, 1)])
 def test_a_rehearsal_fits_any_limits(num_slots: int, context_length: int, page_size: int) -> None:
-    limits = msgspec.structs.replace(LIMITS, num_slots=num_slots, context_length=context_length, page_size=page_size)
+    limits = msgspec.structs.replace(
+        LIMITS,
+        num_slots=num_slots,
+        context_length=context_length,
+        page_size=page_size,
+        num_pages=-(-context_length // page_size),
+    )
     small = rehearsal_limits(limits)
+    assert small.num_pages <= limits.num_pages, "other ranks rehearse in the pages of the steps"
     assert small.context_length <= limits.context_length
     assert small.num_slots <= limits.num_slots
     runner = StepRunner(ToyModel(small), make_kv(small), small, StepClock())

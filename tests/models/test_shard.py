@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +167,7 @@ def _by_module(spec: DecoderSpec, stored: dict[str, GgufTensor], role: str, rank
 def test_a_product_that_is_stored_fused_is_cut_in_its_parts() -> None:
     names = WeightNames(qkv=("self_attn.qkv_proj",), gate_up=("mlp.gate_up_proj",))
     spec = spec_of()
-    fused = DecoderSpec(**{field: getattr(spec, field) for field in DecoderSpec.__slots__ if field != "names"}, names=names)
+    fused = replace(spec, names=names)
     _, shard = make_shard(fused, Rank(1, 2))  # type: ignore[arg-type]
     assert shard.cuts["model.layers.0.self_attn.qkv_proj.weight"].rows == (range(64, 96), range(128, 144), range(176, 192))
     assert shard.cuts["model.layers.0.mlp.gate_up_proj.weight"].rows == (range(32, 96), range(128, 192))
@@ -191,6 +191,20 @@ def test_a_bias_after_a_sum_is_added_once() -> None:
         linear = linear_of(spec, stored, "down", rank)
         assert linear.bias is not None
         assert own_product(linear).bias is None
+
+
+def test_a_bias_inside_a_mixture_is_rank_0s() -> None:
+    """It is summed with the mixture."""
+    moe = {"architectures": ["Qwen3MoeForCausalLM"], "num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 64}
+    spec = replace(spec_for(TINY | moe), mlp_bias=True)
+    stored = random_blocks(spec, "F32")
+    biases = []
+    for rank in (Rank(0, 2), Rank(1, 2)):
+        own, shard = make_shard(spec, rank)  # type: ignore[arg-type]
+        weights = Weights(stored, torch.float32, tqdm(disable=True), shard=shard)
+        biases.append(own_product(weights.linear("expert_down", own.experts(0)[1]["down"])).bias)  # type: ignore[attr-defined]
+    assert biases[0] is not None
+    assert biases[1] is None
 
 
 def test_heads_that_are_normed_together_are_not_shared() -> None:
