@@ -17,6 +17,7 @@ from typing import Any
 import orjson
 from tqdm import tqdm
 
+from perf import provenance
 from perf.load import Client, Sample, closed_loop, poisson
 from perf.summary import Summary, summarize
 from runtime import extensions
@@ -34,7 +35,8 @@ def main() -> None:
         summary = asyncio.run(_measure(options, concurrency))
         _report(summary, concurrency)
         if options.output_file:
-            _append(options.output_file, {"concurrency": concurrency, **vars(options), **asdict(summary)})
+            measured = str(provenance.of_machine())
+            _append(options.output_file, {"concurrency": concurrency, **vars(options), **asdict(summary), "measured": measured})
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import subprocess
 import time
 import urllib.error
@@ -17,6 +18,7 @@ import psutil
 from perf.engines import Command
 
 START_DEADLINE_S = 600.0
+STOP_DEADLINE_S = 60.0
 POLL_S = 0.02
 
 
@@ -29,14 +31,17 @@ class RunningServer:
     process: subprocess.Popen[bytes]
 
     def peak_bytes(self) -> int:
-        """Sum of the peak resident sets of the process and its children."""
-        parent = psutil.Process(self.process.pid)
-        return sum(_peak_bytes(process.pid) for process in (parent, *parent.children(recursive=True)))
+        """Sum of the peak resident sets of the process and its children. Raises `RuntimeError` if it has ended."""
+        if self.process.poll() is not None:
+            raise RuntimeError(f"the server has ended with exit code {self.process.returncode}")
+        return sum(_peak_bytes(pid) for pid in (self.process.pid, *(child.pid for child in _children(self.process.pid))))
 
 
 @contextlib.contextmanager
 def running(command: Command, port: int, log: Path) -> Iterator[RunningServer]:
-    """Raises `RuntimeError` that names the log if the server ends or is not ready in time."""
+    """Raises `RuntimeError` with the end of the log if the server ends or is not ready in time, or if the port is taken."""
+    if _is_taken(port):
+        raise RuntimeError(f"another program listens on port {port}: end it, or give another --port")
     with log.open("wb") as output:
         started = time.perf_counter()
         process = subprocess.Popen(
@@ -47,25 +52,52 @@ def running(command: Command, port: int, log: Path) -> Iterator[RunningServer]:
             _wait_until_ready(process, url, started, log)
             yield RunningServer(url, time.perf_counter() - started, process)
         finally:
-            process.terminate()
-            try:
-                process.wait(60)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            _stop(process)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """The server, and those of its children that it leaves behind."""
+    children = _children(process.pid)
+    process.terminate()
+    try:
+        process.wait(STOP_DEADLINE_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    for child in children:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
+
+
+def _children(pid: int) -> list[psutil.Process]:
+    try:
+        children: list[psutil.Process] = psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+    return children
+
+
+def _is_taken(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], url: str, started: float, log: Path) -> None:
     while time.perf_counter() < started + START_DEADLINE_S:
         if process.poll() is not None:
-            raise RuntimeError(f"the server ended with exit code {process.returncode}, see {log}")
+            raise RuntimeError(f"the server ended with exit code {process.returncode}: {_last_line(log)} (all of it in {log})")
         try:
             with urllib.request.urlopen(url + "/v1/models", timeout=5) as response:
                 if response.status == 200:
                     return
         except (urllib.error.URLError, OSError):
             time.sleep(POLL_S)
-    raise RuntimeError(f"the server was not ready after {START_DEADLINE_S:g} s, see {log}")
+    raise RuntimeError(f"the server was not ready after {START_DEADLINE_S:g} s: {_last_line(log)} (all of it in {log})")
+
+
+def _last_line(log: Path) -> str:
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else "it printed nothing"
 
 
 def _peak_bytes(pid: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from perf.gpu_table import jobs_of
 from perf.jobs import Job, Outcome
 from perf.provenance import Provenance
 
+MAIN = "llama-3.1-8b"
 LIMITS = {"copy_bandwidth": 4.3e12, "read_bandwidth": 4e12, "rate": 788e12, "dtype": "bfloat16"}
 
 
@@ -50,7 +52,7 @@ def outcome(name: str, *rows: dict[str, Any], problem: str = "", last_lines: tup
 
 
 def results(*outcomes: Outcome) -> Results:
-    return Results(Provenance("2026-01-02", "abc", "a GPU", "torch 2"), "big", "small", 1024, list(outcomes))
+    return Results(Provenance("2026-01-02", "abc", "NVIDIA H200", "torch 2"), "llama-3.1-8b", "small", 1024, list(outcomes))
 
 
 def lines_of(text: str, start: str) -> list[str]:
@@ -60,15 +62,17 @@ def lines_of(text: str, start: str) -> list[str]:
 FULL = results(
     outcome("kernels", {"kernel": "rope", "dtype": "bfloat16", "num_outputs": 3, "worst": 1e-3, "problem": ""}),
     outcome(
-        "steps-big",
+        f"steps-{MAIN}",
         step("decode", 1, 4.0, tokens_per_s=250.0),
         step("decode", 64, 8.0, tokens_per_s=8_000.0),
         step("decode", 256, 16.0, tokens_per_s=16_000.0),
         step("prefill", 1, 30.0, overlap=False, tokens_per_s=34_000.0),
     ),
-    outcome("server-big", served(1, 4.1, None), served(256, 99.0, 16.4)),
+    outcome(f"server-{MAIN}", served(1, 4.1, None), served(256, 99.0, 16.4)),
     outcome("steps-small", step("decode", 1, 1.0), step("decode", 1, 1.2, overlap=False)),
-    outcome("deterministic-big", step("decode", 1, 4.4), step("decode", 256, 24.0), step("prefill", 1, 90.0, overlap=False)),
+    outcome(
+        f"deterministic-{MAIN}", step("decode", 1, 4.4), step("decode", 256, 24.0), step("prefill", 1, 90.0, overlap=False)
+    ),
     outcome("steps-moe", problem="exit code 1: moe: skipped: not supported"),
 )
 
@@ -88,11 +92,19 @@ def test_what_was_asked_is_compared_with_what_was_measured() -> None:
     ]
 
 
+def test_another_model_or_machine_is_not_judged() -> None:
+    other = dataclasses.replace(FULL, provenance=Provenance("2026-01-02", "abc", "4 CPUs", "torch 2"))
+    assert "| decode, batch 1 | 250 tok/s | ≥ 220 tok/s |  |" in markdown(other)
+    assert "| met |" not in markdown(dataclasses.replace(FULL, main_shape="small"))
+
+
 def test_a_program_that_failed_leaves_a_reason_and_no_figure() -> None:
-    broken = results(outcome("steps-big", problem="exit code 1: boom"), outcome("steps-small", last_lines=("x: skipped: y",)))
+    broken = results(
+        outcome(f"steps-{MAIN}", problem="exit code 1: boom"), outcome("steps-small", last_lines=("x: skipped: y",))
+    )
     text = markdown(broken)
     assert "| decode, batch 1 | not measured | ≥ 220 tok/s |  |" in text
-    assert "- steps-big: exit code 1: boom (`python -m steps-big`)" in text
+    assert "- steps-llama-3.1-8b: exit code 1: boom (`python -m steps-llama-3.1-8b`)" in text
     assert "- steps-small: x: skipped: y" in text
     assert "## What is missing" in markdown(FULL)
     assert "## What is missing" not in markdown(results(outcome("steps-small", step("decode", 1, 1.0))))
@@ -100,8 +112,10 @@ def test_a_program_that_failed_leaves_a_reason_and_no_figure() -> None:
 
 @pytest.mark.parametrize("rows", [(), (served(256, None, None),)])
 def test_what_the_server_adds_is_unknown_without_both_figures(rows: tuple[dict[str, Any], ...]) -> None:
-    assert overhead_ms(results(outcome("steps-big", step("decode", 256, 16.0)), outcome("server-big", *rows)), 256) is None
-    assert overhead_ms(results(outcome("server-big", served(256, 1.0, 17.0))), 256) is None
+    assert (
+        overhead_ms(results(outcome(f"steps-{MAIN}", step("decode", 256, 16.0)), outcome(f"server-{MAIN}", *rows)), 256) is None
+    )
+    assert overhead_ms(results(outcome(f"server-{MAIN}", served(256, 1.0, 17.0))), 256) is None
 
 
 def options(*arguments: str) -> Any:
@@ -110,8 +124,8 @@ def options(*arguments: str) -> Any:
 
 def test_kernels_come_first_and_every_shape_is_there_once() -> None:
     names = [job.name for job in jobs_of(options())]
-    assert names[:4] == ["kernels", "agreement", "steps-llama-3.1-8b", "server-llama-3.1-8b"]
-    assert {"steps-llama-3.2-1b", "deterministic-llama-3.1-8b", "steps-qwen3-30b-a3b", "steps-deepseek-v2-lite"} <= set(names)
+    assert names[:4] == ["kernels", "agreement", f"steps-{MAIN}", f"server-{MAIN}"]
+    assert {"steps-llama-3.2-1b", f"deterministic-{MAIN}", "steps-qwen3-30b-a3b", "steps-deepseek-v2-lite"} <= set(names)
     assert len(names) == len(set(names))
     same = jobs_of(options("--main-shape", "tiny", "--overlap-shape", "tiny", "--other-shape"))
     assert [job.name for job in same] == ["kernels", "agreement", "steps-tiny", "server-tiny", "deterministic-tiny"]

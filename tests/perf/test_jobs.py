@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
 
 from perf.jobs import Job, Outcome, run_job
@@ -32,12 +32,9 @@ def test_a_program_that_fails_says_why_and_keeps_its_figures(tmp_path: Path, dee
 
 
 @pytest.mark.parametrize("deed", ["hang", "leave"])
-def test_no_child_stays(tmp_path: Path, deed: str) -> None:
+def test_no_child_stays(tmp_path: Path, deed: str, wait_until_gone: Callable[[int], None]) -> None:
     outcome = run(tmp_path, deed, limit_s=2.0)
-    child = int(outcome.last_lines[-1])
-    deadline = time.monotonic() + 10
-    while psutil.pid_exists(child) and psutil.Process(child).status() != psutil.STATUS_ZOMBIE:
-        assert time.monotonic() < deadline
+    wait_until_gone(int(outcome.last_lines[-1]))
 
 
 def test_without_time_nothing_is_begun(tmp_path: Path) -> None:
