@@ -23,7 +23,6 @@ DEADLINE_S = 5.0
 GREETING_BYTES = 32
 NONCE_BYTES = 32
 PROOF_BYTES = hashlib.sha256().digest_size
-MAX_NAME_BYTES = 64
 
 
 class HandshakeFailed(CallboardError):
@@ -78,8 +77,6 @@ async def _accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, cr
     writer.write(credentials.greeting + own_nonce)
     nonces = own_nonce + await _greeted(reader, credentials)
     (length,) = await reader.readexactly(1)
-    if length > MAX_NAME_BYTES:
-        raise HandshakeFailed(f"its name has {length} bytes")
     name = await reader.readexactly(length)
     _check(await reader.readexactly(PROOF_BYTES), credentials.proof(b"caller", nonces, name))
     writer.write(credentials.proof(b"listener", nonces, name))

@@ -14,7 +14,6 @@ import asyncio
 import logging
 import struct
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -93,10 +92,13 @@ class Link(Generic[_Received]):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._writer.close()
-        with suppress(OSError, TimeoutError):
+        try:
             async with asyncio.timeout(CLOSE_S):
                 await self._writer.wait_closed()
-        self._writer.transport.abort()
+        except TimeoutError:  # it does not read
+            self._writer.transport.abort()
+        except OSError as error:
+            log.debug("the link was broken when it was closed: %s", error)
 
     async def _receive(self) -> None:
         try:
