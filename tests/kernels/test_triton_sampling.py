@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 pytest.importorskip("triton", reason="triton is not installed")
@@ -32,7 +32,7 @@ from tests.kernels.test_sampling import (
 # The interpreter computes with NumPy, which warns of what a GPU does in silence.
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
-FAST = settings(max_examples=15, deadline=None, derandomize=True)
+FAST = settings(max_examples=15, deadline=None, derandomize=True, phases=(Phase.generate,))  # shrinking takes minutes here
 
 
 def edit_in_triton(batch: Batch) -> torch.Tensor:
@@ -138,7 +138,7 @@ def test_edits_are_the_servers(case, triton_device, seeded):
 @given(
     st.integers(1, 60),
     st.integers(0, 70),
-    st.sampled_from([0.5, 1.0, 1.2, 1e-30]),
+    st.sampled_from([0.5, 1.0, 1.2, 1e-40]),
     st.sampled_from([0.0, 0.7, -2.0]),
     st.sampled_from([0.0, -0.3]),
     st.integers(0, 2**32),
