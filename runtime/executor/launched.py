@@ -16,7 +16,7 @@ from runtime.executor.device_wishes import DeviceWishes
 from runtime.executor.extras import ExtraRow
 from runtime.executor.followed import Followed, Forced, Lost
 from runtime.executor.packet import Transfers
-from runtime.executor.rows import Bools
+from runtime.executor.rows import Bools, Ints
 from runtime.messages import INVALID_TOKEN, RowExtra, StepDone
 
 Tell = Callable[[Forced | Lost], None]
@@ -37,8 +37,8 @@ class LaunchedStep:
     """[sampled rows of the plan] False for those that were not run."""
     followed: list[tuple[ExtraRow, Followed]]
     wishes: DeviceWishes
-    sequences: tuple[Lost, ...]
-    """All that are in the step."""
+    sequences: Ints
+    """[2, rows] slots and generations of all that are in the step."""
     host_us: int
     tell: Tell
 
@@ -62,8 +62,8 @@ class LaunchedStep:
 
     def lose(self) -> None:
         """Its sequences miss something from now on."""
-        for lost in self.sequences:
-            self.tell(lost)
+        for slot, generation in self.sequences.T.tolist():
+            self.tell(Lost(slot, generation))
 
     def _extra(self, row: ExtraRow, followed: Followed, found: list[int]) -> RowExtra | None:
         token_id = INVALID_TOKEN if row.chosen is None else found[row.chosen]

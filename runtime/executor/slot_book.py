@@ -105,9 +105,9 @@ class SlotBook:
             if 0 <= slot < self._limits.num_slots:
                 self._is_lost[slot] = True
 
-    def sequences(self, rows: Rows) -> tuple[Lost, ...]:
-        """What to put into the inbox if the completion of `rows` fails."""
-        return tuple(map(Lost, rows.slots.tolist(), self._generations[rows.slots].tolist()))
+    def sequences(self, rows: Rows) -> Ints:
+        """[2, rows] slots and generations: whom to call lost if the step can not be completed."""
+        return np.stack((rows.slots, self._generations[rows.slots]))
 
     def _read_inbox(self) -> None:
         while not self.inbox.empty():

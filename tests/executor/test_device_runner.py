@@ -13,7 +13,8 @@ from runtime.executor.step_runner import StepRunner
 from runtime.messages import SlotOpen, StepDone, StepFailed, StepPlan, StepRow
 from runtime.params import SamplingParams
 from tests.executor.device_bench import DeviceBench
-from tests.executor.toy_model import ToyModel, make_kv
+from tests.executor.toy_model import PROMPT, ToyModel, make_kv, opened, row
+from tests.fakes.executor import expected_output
 
 LIMITS = ExecutorLimits(num_pages=60, page_size=4, num_slots=5, context_length=48, vocab_size=300)
 NUM_STEPS = 40
@@ -30,7 +31,7 @@ class Sequence:
     opened: SlotOpen
     num_planned: int
     length: int
-    num_pages: int
+    pages: list[int]
 
 
 class Planner:
@@ -39,7 +40,7 @@ class Planner:
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)
         self.running: dict[int, Sequence] = {}
-        self.free_pages = list(range(LIMITS.num_pages))
+        self.free_pages = self.rng.sample(range(LIMITS.num_pages), LIMITS.num_pages)
         self.closes: list[int] = []
         self.num_plans = 0
 
@@ -62,7 +63,7 @@ class Planner:
         return plan
 
     def close(self, slot: int) -> None:
-        del self.running[slot]
+        self.free_pages += self.running.pop(slot).pages
         self.closes.append(slot)
 
     def open(self, slot: int) -> SlotOpen:
@@ -72,25 +73,28 @@ class Planner:
             slot=slot,
             token_ids=token_ids,
             num_prompt_tokens=num_prompt,
-            pages=tuple(range(slot * 12, slot * 12 + -(-len(token_ids) // 4))),
+            pages=self.take(-(-len(token_ids) // 4)),
             params=self.rng.choice(PARAMS),
             masked_token_ids=(5, 6),
         )
-        self.running[slot] = Sequence(opened, 0, len(token_ids), len(opened.pages))
+        self.running[slot] = Sequence(opened, 0, len(token_ids), list(opened.pages))
         return opened
+
+    def take(self, num_pages: int) -> tuple[int, ...]:
+        return tuple(self.free_pages.pop(0) for _ in range(num_pages))
 
     def row(self, slot: int) -> StepRow:
         sequence = self.running[slot]
         start = sequence.num_planned
         end = self.rng.randint(start + 1, sequence.length)
-        pages = range(slot * 12 + sequence.num_pages, slot * 12 + max(sequence.num_pages, -(-end // 4)))
-        sequence.num_pages += len(pages)
+        pages = self.take(max(0, -(-end // 4) - len(sequence.pages)))
+        sequence.pages += pages
         sequence.num_planned = end
         is_sampled = end == sequence.length and sequence.length < 40
         sequence.length += is_sampled
         if end == sequence.length and not is_sampled:
             sequence.num_planned = end - 1  # nothing more is generated; the last token may be computed again
-        return StepRow(slot=slot, start=start, num_tokens=end - start, new_pages=tuple(pages), sample=is_sampled)
+        return StepRow(slot=slot, start=start, num_tokens=end - start, new_pages=pages, sample=is_sampled)
 
 
 @pytest.mark.parametrize("buckets", [(), (1, 2, 4, 5), (2,)], ids=["eager", "graphs", "small graphs"])
@@ -136,3 +140,16 @@ def fail() -> None:
 
 def answer(result: StepDone | StepFailed) -> tuple[int, ...] | None:
     return result.token_ids if isinstance(result, StepDone) else None
+
+
+def test_rows_that_fill_up_a_graph_touch_no_page_of_a_sequence() -> None:
+    """The page of a closed slot has become another's second one; the graph has room for a row that nobody asked for."""
+    bench = DeviceBench(ToyModel(LIMITS), make_kv(LIMITS, num_scratch_pages=1), LIMITS, buckets=(2,))
+    opens = (opened(0, (3, 1)), opened(1, (5, 7)))
+    bench.submit(StepPlan(step_id=0, opens=opens, rows=(row(0, 0, 6), row(1, 0, 6))))
+    bench.submit(StepPlan(step_id=1, closes=(0, 1), opens=(opened(2, (5, 3)),), rows=(row(2, 0, 6),)))
+    for position in range(6, 8):
+        bench.submit(StepPlan(step_id=position, rows=(row(2, position, 1),)))
+    bench.settle()
+    assert [answer(result) for result in bench.results[1:]] == [(token_id,) for token_id in expected_output(PROMPT, 3, 300)]
+    assert bench.port.graphs[0].num_replays == 2

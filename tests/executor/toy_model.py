@@ -40,6 +40,7 @@ class ToyModel:
         self.threads.add(threading.current_thread())
         if self.hooks:
             self.hooks.pop(0)()
+        assert not len(batch.token_ids) or batch.token_ids.min() >= 0, "every token has an embedding"
         keys, values = (tensors[0].view(-1) for tensors in (kv.keys, kv.values))  # [pages * page_size]
         keys[batch.write_slots.long()] = batch.token_ids.float()
         values[batch.write_slots.long()] = batch.positions.float()
