@@ -27,6 +27,13 @@ EVERYWHERE = (400, 401, 417, 500, 503)
 WITH_BODY = (408, 413, 415)
 FOR_ADMINS = (403,)
 
+EVENT = {
+    "type": "object",
+    "properties": {"event": {"type": "string"}, "data": {"type": "string"}},
+    "required": ["data"],
+    "description": "One of the server-sent events.",
+}
+
 _PATH_PARAMETER = re.compile(r"{(\w+)(?::[^}]*)?}")
 _SENTENCE = re.compile(r"(.+?[.;])(?:\s|$)", re.DOTALL)
 
@@ -148,5 +155,5 @@ def _success(document: Document, by_type: Mapping[int, Any]) -> dict[str, Any]:
         schema = document.reply if isinstance(document.reply, Mapping) else by_type.get(id(document.reply), {})
         success["content"] = {document.content_type: {"schema": schema}}
         if document.streams:
-            success["content"][EVENTS] = {"schema": {"type": "string"}}
+            success["content"][EVENTS] = {"schema": EVENT}
     return success

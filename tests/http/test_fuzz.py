@@ -21,7 +21,7 @@ from schemathesis.specs.openapi.checks import (
     unsupported_method,
 )
 
-from tests.http.door import Door, open_door
+from tests.http.door import MODEL, Door, open_door
 
 
 def never_fails(ctx: Any, response: Any, case: Any) -> None:
@@ -118,6 +118,26 @@ def attack(door: Door, path: str, method: str, mode: GenerationMode, num_example
 @pytest.mark.parametrize(("path", "method", "mode"), ATTACKS)
 def test_every_route(door: Door, path: str, method: str, mode: GenerationMode) -> None:
     attack(door, path, method, mode, NUM_EXAMPLES)
+
+
+STREAMS: dict[str, dict[str, Any]] = {
+    "/generate": {"text": "hi"},
+    "/v1/completions": {"prompt": "hi"},
+    "/v1/chat/completions": {"messages": [{"role": "user", "content": "hi"}]},
+    "/v1/responses": {"input": "hi"},
+    "/v1/messages": {"model": MODEL, "max_tokens": 3, "messages": [{"role": "user", "content": "hi"}]},
+}
+
+
+@pytest.mark.parametrize("path", STREAMS)
+def test_streams_are_as_described(door: Door, path: str) -> None:
+    """Few bodies that are made up are right, and ask for a stream too."""
+    case = schemathesis.openapi.from_dict(API)[path]["post"].Case(
+        body={**STREAMS[path], "stream": True}, media_type="application/json"
+    )
+    response = case.call(base_url=door.url, timeout=TIMEOUT_S)
+    assert response.headers["content-type"][0].startswith("text/event-stream")
+    case.validate_response(response, checks=CHECKS)
 
 
 @pytest.mark.slow

@@ -55,7 +55,8 @@ def test_bodies_are_described_field_by_field() -> None:
         assert schemas["NativeSampling"]["properties"]["max_new_tokens"]["default"] == 128
         operation = api["paths"]["/update_weights_from_disk"]["post"]
         assert {"403", "413"} <= set(operation["responses"])
-        assert "text/event-stream" in api["paths"]["/generate"]["post"]["responses"]["200"]["content"]
+        reply = api["paths"]["/generate"]["post"]["responses"]["200"]["content"]
+        assert reply["text/event-stream"]["schema"]["required"] == ["data"]
 
     run(test)
 
