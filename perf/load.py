@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import aiohttp
 import numpy as np
@@ -136,8 +137,13 @@ def _read(line: bytes, sample: Sample) -> None:
     sample.events.append(time.perf_counter())
     if b'"usage":{' in line or b'"usage": {' in line:
         sample.num_tokens = orjson.loads(line[5:])["usage"]["completion_tokens"]
-    elif b'"error"' in line:
-        sample.error = line[5:205].decode()
+    elif b'"error"' in line and _is_error(orjson.loads(line[5:])):
+        sample.error = line[5:205].decode(errors="replace")
+
+
+def _is_error(event: dict[str, Any]) -> bool:
+    """Rather than an answer in which a model says so."""
+    return "error" in event or event.get("object") == "error"
 
 
 async def closed_loop(

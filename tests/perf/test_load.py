@@ -30,6 +30,11 @@ class Echo:
         self.most_open = max(self.most_open, self.num_open)
         response = web.StreamResponse()
         await response.prepare(request)
+        if body["prompt"] == "fails later":
+            await response.write(b'data: {"error":{"message":"lost"}}\n\ndata: [DONE]\n\n')
+            return response
+        if body["prompt"] == "says error":
+            await response.write(b'data: {"choices":[{"text":"error"}]}\n\n')
         num_tokens = body["max_tokens"] - self._num_missing
         for number in range(num_tokens):
             await response.write(b'data: {"choices":[{"text":" w%d"}]}\n\n' % number)
@@ -88,3 +93,10 @@ def test_too_few_tokens_and_refusals_are_errors() -> None:
         Echo(num_missing=1), [(Call([1], 3),), (Call([1], 3, may_end_early=True),), (Call("bad", 3), Call("x", 1))], 1
     )
     assert [sample.error for sample in samples] == ["asked for 3 tokens, got 2", None, "400: no"]
+
+
+def test_an_error_in_a_stream_is_told_from_a_word() -> None:
+    samples = play(Echo(), [(Call("fails later", 3),), (Call("says error", 3),)], 1)
+    assert samples[0].error is not None
+    assert "lost" in samples[0].error
+    assert samples[1].error is None
