@@ -216,6 +216,8 @@ class Cursor:
 
 def joined(pieces: Sequence[Piece]) -> list[Piece]:
     """The same with neighbours of one kind put together."""
+    if len(pieces) < 2:
+        return list(pieces)
     return [piece for _, group in groupby(pieces, _kind) for piece in _join(list(group))]
 
 

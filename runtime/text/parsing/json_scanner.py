@@ -1,6 +1,7 @@
 """A scanner of one JSON value (RFC 8259), which may come in any number of parts: where it ends, and whether it is one at all.
 
-It builds no values and goes back over nothing: the text itself is what its users pass on.
+It builds no values and goes back over nothing: the text itself is what its users pass on. What is plain is read in runs, by
+patterns that match only what is complete; the rest, and what is cut, character by character. Both come to the same.
 """
 
 from __future__ import annotations
@@ -9,8 +10,23 @@ import re
 
 MAX_DEPTH = 128
 
-_BLANK = re.compile(r"[ \t\n\r]*")
-_PLAIN = re.compile(r'[^"\\\x00-\x1f]*')
+_B = r"[ \t\n\r]*+"
+_STRING = r'"[^"\\\x00-\x1f]*+"'
+_NUMERAL = r"-?+(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?+(?:[eE][+-]?+[0-9]++)?+(?=[ \t\n\r,\]}])"
+_SCALAR = rf"(?:{_STRING}|{_NUMERAL}|true|false|null)"
+
+_MEMBER = _STRING + _B + ":" + _B + _SCALAR
+_LIST = rf"\[{_B}(?:{_SCALAR}(?:{_B},{_B}{_SCALAR})*+{_B})?+\]"
+_OBJECT = rf"{{{_B}(?:{_MEMBER}(?:{_B},{_B}{_MEMBER})*+{_B})?+}}"
+_FLAT = rf"(?:{_SCALAR}|{_LIST}|{_OBJECT})"
+"""Without an escape, and without a container inside of a container."""
+
+_BLANK = re.compile(_B)
+_PLAIN = re.compile(r'[^"\\\x00-\x1f]*+')
+_VALUE = re.compile(_B + _FLAT)
+_KEY = re.compile(_B + _STRING + _B + ":")
+_ITEMS = re.compile(rf"(?:{_B},{_B}{_FLAT})++")
+_MEMBERS = re.compile(rf"(?:{_B},{_B}{_STRING}{_B}:{_B}{_FLAT})++")
 
 _AFTER_NUMBER = frozenset({"zero", "digits", "fraction", "exponent"})
 _ESCAPES = frozenset('"\\/bfnrt')
@@ -32,6 +48,15 @@ _NUMBER: dict[str, dict[str, str]] = {
 _BETWEEN = frozenset({"value", "first item", "first key", "key", "colon", "after"})
 """States in which blank space means nothing."""
 
+_RUNS: dict[str, tuple[re.Pattern[str] | None, str]] = {
+    "value": (_VALUE, "after"),
+    "first item": (_VALUE, "after"),
+    "key": (_KEY, "value"),
+    "first key": (_KEY, "value"),
+    "after": (None, "after"),
+}
+"""From states inside of a container: what may be read at once, and the state after it. None: the container decides."""
+
 
 class JsonScanner:
     """Give `scan` the parts; when `is_done` or `is_broken` it reads no further."""
@@ -49,20 +74,28 @@ class JsonScanner:
         """Where in `text` the reading ends that began at `position`: at its end, behind the value, or at what breaks it."""
         size = len(text)
         while position < size and not self.is_done and not self.is_broken:
-            if self._state == "string":
-                found = _PLAIN.match(text, position)
-            else:
-                found = _BLANK.match(text, position) if self._state in _BETWEEN else None
-            if found:
-                position = found.end()
-            if position < size:
-                position += self._step(text[position])
+            end = self._run(text, position)
+            position = end if end > position else position + self._step(text[position])
         return position
 
     def close(self) -> None:
         """The text has ended: a number at the top has ended with it, everything else is broken."""
         self.is_done = self.is_done or (not self._open and self._state in _AFTER_NUMBER)
         self.is_broken = not self.is_done
+
+    def _run(self, text: str, position: int) -> int:
+        """Read what is plain from here on; return where it ends."""
+        state, found = self._state, None
+        if state == "string":
+            found = _PLAIN.match(text, position)
+        elif state in _RUNS and 0 < len(self._open) < MAX_DEPTH:  # where something may still be opened
+            pattern, following = _RUNS[state]
+            pattern = pattern or (_MEMBERS if self._open[-1] == "{" else _ITEMS)
+            found = pattern.match(text, position)
+            self._state = following if found else state
+        if not found and state in _BETWEEN:
+            found = _BLANK.match(text, position)
+        return found.end() if found else position
 
     def _step(self, character: str) -> int:
         """Go on by one character; return how many were read: 0 where it breaks or belongs to what comes after a number."""

@@ -209,6 +209,25 @@ def test_python_literals(literal: str, value: object) -> None:
     assert parse("pythonic", *output) == parse("pythonic", output)
 
 
+LITERALS = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=3), inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@given(value=LITERALS, cuts=st.lists(st.integers(0, 200), max_size=6), damage=st.none() | st.integers(0, 200))
+def test_any_python_literal(value: object, cuts: list[int], damage: int | None) -> None:
+    """Plain values are read in runs; how they are cut, or what is damaged behind them, changes nothing."""
+    output = f"[now(a={value!r})]"
+    if damage is None:
+        assert [json.loads(arguments) for _, arguments in calls_of(parse("pythonic", output))] == [{"a": value}]
+    else:
+        output = output[: damage % len(output)] + "@" + output[damage % len(output) + 1 :]
+    places = sorted({0, *(cut for cut in cuts if cut < len(output)), len(output)})
+    assert parse("pythonic", *(output[begin:end] for begin, end in pairwise(places))) == parse("pythonic", *output)
+
+
 @pytest.mark.parametrize("literal", ["inf", "1j", "__import__('os')", "x", "(1, 2)", "'\\ud800'", "{1: 2}", "a.b", "1__0"])
 def test_other_expressions_are_not_arguments(literal: str) -> None:
     pieces = parse("pythonic", f"[now(a={literal})]")
