@@ -32,7 +32,7 @@ from tests.kernels.test_sampling import (
 # The interpreter computes with NumPy, which warns of what a GPU does in silence.
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
-FAST = settings(max_examples=15, deadline=None, derandomize=True, phases=(Phase.generate,))  # shrinking takes minutes here
+FAST = settings(max_examples=10, deadline=None, derandomize=True, phases=(Phase.generate,))  # shrinking takes minutes here
 
 
 def edit_in_triton(batch: Batch) -> torch.Tensor:
@@ -183,7 +183,9 @@ def test_filters_leave_what_the_servers_leave(rules, triton_device, seeded):
 
 
 def test_filters_without_room_for_candidates_leave_the_same(triton_device, seeded, monkeypatch):
-    rules = tuple({"temperature": 1.0} | row for row in FILTERS if len(row) == 1 or "min_p" in row)
+    rules = tuple(
+        {"temperature": 1.0} | row for row in ({"top_k": 7}, {"top_p": 0.9}, {"top_k": 40, "top_p": 0.95, "min_p": 0.01})
+    )
     logits = torch.randn(1, 2100, generator=seeded).expand(len(rules), 2100).to(triton_device)
     expected = filtered(logits, rules)
     monkeypatch.setattr(filters, "MAX_CANDIDATES", 1)
