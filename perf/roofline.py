@@ -54,11 +54,14 @@ def main() -> None:
 
 def measure(device: torch.device, dtype: torch.dtype) -> Roofline:
     """Takes about a second. On a CPU with the threads that torch has."""
-    copied, read = _bandwidths(device, dtype)
-    return Roofline(_name(device), str(dtype).removeprefix("torch."), copied, read, _product_rate(device, dtype))
+    copied, read = _bandwidths(device)
+    rate = _product_rate(device, dtype)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # the buffers' memory is for what comes next
+    return Roofline(_name(device), str(dtype).removeprefix("torch."), copied, read, rate)
 
 
-def _bandwidths(device: torch.device, dtype: torch.dtype) -> tuple[float, float]:
+def _bandwidths(device: torch.device) -> tuple[float, float]:
     num_bytes = BUFFER_BYTES[device.type]
     source = torch.ones(num_bytes // 4, device=device)
     target = torch.empty_like(source)

@@ -15,8 +15,9 @@ from perf.measurement import Costs
 from perf.network import network_of
 from runtime import command_line
 from runtime.config import Config
+from runtime.executor.device_choice import choose_device
 from runtime.executor.thread_count import num_usable_cores
-from runtime.layers.precision import NAMES, compute_dtype
+from runtime.layers.precision import compute_dtype, device_dtype
 from runtime.loading.checkpoint import Checkpoint, open_checkpoint
 from runtime.models.architectures import spec_for
 
@@ -33,18 +34,16 @@ class Target:
 
     @property
     def device(self) -> torch.device:
-        """Where `--device` puts the model."""
-        wanted = str(self.config.executor.device)
-        is_cuda = wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available())
-        return torch.device("cuda" if is_cuda else "cpu")
+        """Where `--device` puts the model. Raises `ConfigError` if there is no such device."""
+        return choose_device(self.config)
 
     @property
     def dtype(self) -> torch.dtype:
-        """What it computes in; a GPU's own choice is bfloat16."""
+        """What it computes in."""
         name = self.config.model.dtype
-        if self.device.type == "cuda":
-            return torch.bfloat16 if name == "auto" else NAMES[name]
-        return compute_dtype(name)
+        if self.device.type == "cpu":
+            return compute_dtype(name)
+        return device_dtype(name, has_bfloat16=torch.cuda.get_device_capability(self.device) >= (8, 0))
 
     @property
     def num_threads(self) -> int:

@@ -6,11 +6,36 @@ import pytest
 
 from perf import agreement, shapes
 from perf.agreement import PROMPT_LENGTHS, Generation
+from runtime.config import Config
+from runtime.executor.build_cuda import build_on
+from runtime.executor.extras import NO_EXTENSIONS
+from runtime.executor.port import Executor
+from runtime.layers.placement import ON_HOST
+from runtime.loading.checkpoint import Checkpoint
+from tests.executor.fake_port import FakePort
 
 
 def test_the_cpu_agrees_with_itself(capsys: pytest.CaptureFixture[str]) -> None:
     agreement.main(["--device", "cpu", "--shape", "tiny"])
     assert capsys.readouterr().out == "tiny: the same token ids as on the CPU, 232 tokens in\n"
+
+
+@pytest.mark.parametrize("shape", ["tiny", "tiny-moe"])
+def test_the_executor_of_a_gpu_agrees_on_a_device_that_is_the_cpu(
+    shape: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build_executor, built = agreement.build_executor, []
+
+    def build(config: Config, checkpoint: Checkpoint) -> Executor:
+        if config.executor.device == "cpu":
+            return build_executor(config, checkpoint)
+        built.append(build_on(FakePort(), config, checkpoint, NO_EXTENSIONS, ON_HOST))
+        return built[-1]
+
+    monkeypatch.setattr(agreement, "build_executor", build)
+    agreement.main(["--device", "cuda", "--shape", shape])
+    assert capsys.readouterr().out == f"{shape}: the same token ids as on the CPU, 232 tokens in\n"
+    assert len(built) == 1
 
 
 @pytest.mark.parametrize("side", ["together", "alone"])
