@@ -1,8 +1,8 @@
 """Measure languages on a running server: `python -m perf.language_bench --base-url http://127.0.0.1:30000`.
 
-Each client asks the same number of questions behind a prefix of worked examples that all of its questions share, and gets as many
-tokens for each. The prefix is a new one every time, so that none is known to the server. Rounds are interleaved. A client
-whose package is not installed is left out; each of perf/language_clients is one.
+Each client asks the same number of questions behind a prefix of worked examples that all of its questions share, and gets as
+many tokens for each. The prefix is a new one every time, so that none is known to the server. Rounds are interleaved. A
+client whose package is not installed is left out; each of perf/language_clients is one.
 """
 
 from __future__ import annotations

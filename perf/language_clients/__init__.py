@@ -1,7 +1,7 @@
 """Clients that ask many questions behind a shared prefix; one file each.
 
-A module offers `PACKAGE`, which it needs and which may not be there, and `measure(job) -> float`: seconds from the first request
-to the last answer. It raises if an answer is missing.
+A module offers `PACKAGE`, which it needs and which may not be there, and `measure(job) -> float`: seconds from the first
+request to the last answer. It raises if an answer is missing.
 """
 
 from __future__ import annotations

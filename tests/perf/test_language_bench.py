@@ -30,8 +30,8 @@ class Server:
 
     async def generate(self, request: web.Request) -> web.Response:
         body = orjson.loads(await request.read())
-        assert body["sampling_params"]["ignore_eos"]
-        if body["sampling_params"]["max_new_tokens"]:
+        if body["sampling_params"]["max_new_tokens"]:  # else it only warms the prefix
+            assert body["sampling_params"]["ignore_eos"]
             self.prompts.append((body["text"], body["sampling_params"]["max_new_tokens"]))
         answer: Any = {"text": " 1 2 3", "meta_info": META}
         return web.json_response(answer if self.status == 200 else {"error": {"message": "no"}}, status=self.status)
