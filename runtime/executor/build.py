@@ -47,8 +47,6 @@ class Ranks:
     group: RankGroup
     send: Send
     """Brings an order to every other rank."""
-    num_local: int | None = None
-    """Ranks on this machine, which share its memory and cores; None: as many as on each of `--nnodes`."""
 
 
 def build_executor(
@@ -105,21 +103,19 @@ def _load_whole(
     return model
 
 
-def build_order_worker(
-    config: Config, checkpoint: Checkpoint, group: RankGroup, num_local_ranks: int | None = None
-) -> OrderWorker:
+def build_order_worker(config: Config, checkpoint: Checkpoint, group: RankGroup) -> OrderWorker:
     """What a rank that follows computes with; it waits for `start`. All ranks have to be built at the same time.
 
-    num_local_ranks: as `Ranks.num_local`. Raises like `build_executor`, and `RankLost` if another rank does not come as far.
+    Raises like `build_executor`, and `RankLost` if another rank does not come as far.
     """
-    part = _load_part(config, checkpoint, group, num_local_ranks)
+    part = _load_part(config, checkpoint, group)
     return OrderWorker(
         part.model, part.kv, part.limits, group, num_threads=part.num_threads, num_torch_threads=part.num_torch_threads
     )
 
 
 def _build_led_executor(config: Config, checkpoint: Checkpoint, extensions: Extensions, ranks: Ranks) -> CpuExecutor:
-    part = _load_part(config, checkpoint, ranks.group, ranks.num_local)
+    part = _load_part(config, checkpoint, ranks.group)
     return CpuExecutor(
         LedModel(part.model, ranks.group, ranks.send),
         part.kv,
@@ -142,7 +138,7 @@ class _Part:
     num_torch_threads: int
 
 
-def _load_part(config: Config, checkpoint: Checkpoint, group: RankGroup, num_local_ranks: int | None) -> _Part:
+def _load_part(config: Config, checkpoint: Checkpoint, group: RankGroup) -> _Part:
     """This rank's weights and its part of a cache that has as many pages on all ranks."""
     check_same_model(group, config, checkpoint)
     model = load_model(
@@ -154,10 +150,9 @@ def _load_part(config: Config, checkpoint: Checkpoint, group: RankGroup, num_loc
         group=group,
     )
     return_freed_memory()
-    num_local_ranks = num_local_ranks or group.size // config.parallel.nnodes
     size = model_size(model)
-    limits = agree_on_limits(group, config, lambda: size_limits(config, size, free_memory_bytes() // num_local_ranks))
-    num_threads = config.executor.num_threads or max(1, num_usable_cores() // num_local_ranks)
+    limits = agree_on_limits(group, config, lambda: size_limits(config, size, free_memory_bytes() // group.num_local))
+    num_threads = config.executor.num_threads or max(1, num_usable_cores() // group.num_local)
     _log_sizes(size, limits, num_threads)
     log.info("Rank %d of %d. Its weights: %s", group.rank, group.size, _describe_weights(model, config.model.activation_bits))
     kv = allocate_kv(size.kv_shape, limits.num_pages, limits.page_size)

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -44,6 +45,7 @@ class GlooGroup:
         self._store = store
         self._processes = processes
         self._start_timeout_s = start_timeout_s
+        self.num_local = 1
         self._rounds = count()
         self._aborted = threading.Event()
 
@@ -65,7 +67,9 @@ class GlooGroup:
         with _raising(StartError, f"the {size} ranks can not meet at {host}:{port}"):
             store = TCPStore(host, port, size, rank == 0, timedelta(seconds=start_timeout_s), wait_for_workers=True)
             processes = ProcessGroupGloo(store, rank, size, _options(_address_towards(host, port), timeout_s))
-            return cls(rank, size, store, processes, start_timeout_s)
+            group = cls(rank, size, store, processes, start_timeout_s)
+            group.num_local = group._say(_machine()).count(_machine())
+            return group
 
     def all_reduce_sum(self, x: Tensor) -> None:
         """See `RankGroup.all_reduce_sum`. Gathers and adds: gloo's own order of addition depends on a number's place in `x`."""
@@ -95,20 +99,24 @@ class GlooGroup:
 
     def least(self, value: int) -> int:
         """See `RankGroup.least`. Goes through the store, since a collective does not wait for so long."""
-        number = next(self._rounds)
-        keys, read = ([f"{kind}/{number}/{rank}" for rank in range(self.size)] for kind in ("least", "read"))
         with _raising(RankLost, "the ranks could not compare their sizes"):
-            self._store.set(keys[self.rank], str(value))
-            self._wait_for(keys)
-            least = min(int(self._store.get(key)) for key in keys)
-            self._store.set(read[self.rank], "")
-            if self.rank == 0:  # it serves the store: if it ends the process over what it has read, others must know it too
-                self._wait_for(read)
-            return least
+            return min(map(int, self._say(str(value))))
 
     def abort(self) -> None:
         """See `RankGroup.abort`. gloo's own does nothing."""
         self._aborted.set()
+
+    def _say(self, text: str) -> list[str]:
+        """What all ranks say, in their order. Raises RuntimeError."""
+        number = next(self._rounds)
+        said, heard = ([f"{kind}/{number}/{rank}" for rank in range(self.size)] for kind in ("said", "heard"))
+        self._store.set(said[self.rank], text)
+        self._wait_for(said)
+        texts = [self._store.get(key).decode() for key in said]
+        self._store.set(heard[self.rank], "")
+        if self.rank == 0:  # it serves the store: if it ends the process over what it has heard, others must know it too
+            self._wait_for(heard)
+        return texts
 
     def _wait_for(self, keys: list[str]) -> None:
         """Until the ranks have set `keys`. Raises RuntimeError when that takes too long, or the group is aborted."""
@@ -138,6 +146,14 @@ def _raising(error_type: type[CallboardError], what: str) -> Iterator[None]:
     except (RuntimeError, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise error_type(f"{what}: {_SOURCE.sub('', reason).partition('. ')[0]:.300}") from error
+
+
+def _machine() -> str:
+    """The same for all processes of a machine that runs, also for those in containers."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text()
+    except OSError:
+        return socket.gethostname()
 
 
 def _options(address: str, timeout_s: float) -> Any:

@@ -25,6 +25,11 @@ class RankGroup(Protocol):
     @property
     def size(self) -> int: ...
 
+    @property
+    def num_local(self) -> int:
+        """Ranks on this machine, this one included, which share its memory and cores."""
+        ...
+
     def all_reduce_sum(self, x: Tensor) -> None:
         """Add up every rank's contiguous `x` in place, in the order of the ranks, so that a row does not depend on others."""
         ...

@@ -43,6 +43,10 @@ def find_least(group: GlooGroup) -> list[int]:
     return [group.least(value) for value in (10 + group.rank, 10 - group.rank, -group.rank, 10**12)]
 
 
+def count_local(group: GlooGroup) -> int:
+    return group.num_local
+
+
 def agree(group: GlooGroup, fingerprints: tuple[int, ...]) -> None:
     check_agreement(group, fingerprints[group.rank], "the model")
 
@@ -93,6 +97,10 @@ def test_rank_0_hands_out(rank_pool: RankPool) -> None:
 
 def test_the_least(rank_pool: RankPool) -> None:
     assert rank_pool.run(3, find_least) == [[10, 8, -2, 10**12]] * 3
+
+
+def test_ranks_of_one_machine_know_that_they_share_it(rank_pool: RankPool) -> None:
+    assert rank_pool.run(3, count_local) == [3, 3, 3]
 
 
 def test_agreement(rank_pool: RankPool) -> None:

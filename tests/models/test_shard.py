@@ -65,10 +65,9 @@ def parts_of(size: int, part: Callable[[Any], Any]) -> list[Any]:
 # -- together ----------------------------------------------------------------------------------------------------------
 
 
-def load(path: str, group: GlooGroup | None) -> Decoder:
-    return load_model(
-        open_checkpoint(ModelConfig(model_path=path)), dtype="float32", group=group, num_positions=64, show_progress=False
-    )
+def load(path: str, group: GlooGroup | None, dtype: str = "float32") -> Decoder:
+    checkpoint = open_checkpoint(ModelConfig(model_path=path))
+    return load_model(checkpoint, dtype=dtype, group=group, num_positions=64, show_progress=False)
 
 
 def steps(group: GlooGroup | None, path: str) -> list[torch.Tensor]:
@@ -98,12 +97,37 @@ def test_ranks_give_the_logits_of_one(rank_pool: RankPool, tmp_path: Path, name:
         torch.testing.assert_close(ours, theirs, atol=TOLERANCE, rtol=0)
 
 
+@pytest.fixture(scope="module")
+def embedded_logits(embedded_gguf: Path) -> list[torch.Tensor]:
+    return steps(None, str(embedded_gguf))
+
+
 @pytest.mark.parametrize("num_ranks", [2, 3])
-def test_ranks_give_the_embedded_models_logits(rank_pool: RankPool, embedded_gguf: Path, num_ranks: int) -> None:
-    expected = steps(None, str(embedded_gguf))
+def test_ranks_give_the_embedded_models_logits(
+    rank_pool: RankPool, embedded_gguf: Path, embedded_logits: list[torch.Tensor], num_ranks: int
+) -> None:
     actual, *_ = rank_pool.run(num_ranks, steps, str(embedded_gguf))
-    for ours, theirs in zip(actual, expected, strict=True):
-        torch.testing.assert_close(ours, theirs, atol=TOLERANCE, rtol=1e-5)
+    for ours, theirs in zip(actual, embedded_logits, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=TOLERANCE, rtol=1e-6)
+
+
+def chunks(group: GlooGroup, path: str, dtype: str) -> list[torch.Tensor]:
+    """The logits of one sequence: whole, and in chunks beside another."""
+    model = load(path, group, dtype)
+    ids = torch.randint(VOCAB, (NUM_TOKENS,), generator=torch.Generator().manual_seed(3)).tolist()
+    whole = PagedRunner(model, page_size=8).step((PagedSequence(ids), NUM_TOKENS))[0]
+    runner, sequence, other = PagedRunner(model, page_size=8), PagedSequence(ids), PagedSequence(ids[::-1])
+    parts = [runner.step((other, 3), (sequence, num_tokens))[1] for num_tokens in (1, 20, 1, 18)]
+    return [whole, torch.cat(parts)]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_row_does_not_depend_on_its_batch(rank_pool: RankPool, tmp_path: Path, dtype: str) -> None:
+    """Bit for bit, on three ranks, where the order of a sum could matter."""
+    save_random_model(tmp_path, "LlamaConfig", **THREE_GROUPS)
+    (whole, parts), *_ = rank_pool.run(3, chunks, str(tmp_path), dtype)
+    assert whole.shape == (NUM_TOKENS, 256)
+    assert torch.equal(whole, parts)
 
 
 # -- one by one --------------------------------------------------------------------------------------------------------
