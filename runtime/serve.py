@@ -23,7 +23,7 @@ from runtime.actors.journal import Journal
 from runtime.actors.supervisor import Supervisor
 from runtime.assembly import CACHE, HTTP, METRICS, SCHEDULER, SUPERVISOR, TOKENIZER, Assembly, Parts
 from runtime.config import Config
-from runtime.errors import CallboardError
+from runtime.errors import CallboardError, DeviceLost
 from runtime.http.app import make_app
 from runtime.http.batches import BATCHES
 from runtime.http.connection import check_address, serve
@@ -59,6 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         uvloop.run(_run(config))
     except CallboardError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the one line that a person sees
+        if isinstance(error, DeviceLost):  # what PyTorch still does with the GPU at its end would fail, with another exit code
+            from runtime.parallel.leaving import leave_at_once as leave
         leave(error.exit_code)
     except KeyboardInterrupt:
         leave(130)
@@ -75,7 +77,7 @@ async def _run_rank(config: Config) -> None:
 
     place = place_of(config.parallel, os.environ)
     if not place.leads:
-        from runtime.rank import follow_from
+        from runtime.parallel.rank_process import follow_from
 
         return await follow_from(place, config)
     from runtime.parallel.leading import leading

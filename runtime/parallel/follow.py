@@ -53,7 +53,7 @@ Build = Callable[[int], ComputeThread]
 
 
 class Rank:
-    """Made on the event loop that it lives on. `run` is its life."""
+    """Made on the event loop that it lives on. `join` begins its life, `run` is the rest of it."""
 
     def __init__(self, setup: RankSetup, build: Build, clock: Clock) -> None:
         self._setup = setup
@@ -67,10 +67,29 @@ class Rank:
         self._link: Link[ToRank] | None = None
         self._computer: ComputeThread | None = None
 
+    async def join(self) -> None:
+        """Find rank 0. Raises `RankLost` if it is not there in time, or does not know this rank."""
+        setup = self._setup
+        try:
+            reader, writer = await self._reach()
+            await introduce(reader, writer, credentials_of(setup.secret), str(setup.rank), HANDSHAKE_S)
+        except (HandshakeFailed, TimeoutError) as error:
+            raise RankLost(f"rank 0 at {setup.host}:{setup.port} can not be joined: {error or 'it is not there'}") from None
+        self._link = Link(
+            reader,
+            writer,
+            ToRank,
+            on_message=self._receive,
+            on_lost=lambda reason: self.fail(RankLost(f"rank 0 {reason}")),
+            clock=self._clock,
+            silence_s=SILENCE_S,
+        )
+        self._link.start()
+
     async def run(self) -> None:
         """Until rank 0 ends this rank. Raises `CallboardError`: what failed here, or `RankLost`."""
-        link = await self._connect()
-        link.start()
+        assert self._link is not None, "join comes first"
+        link = self._link
         work = asyncio.create_task(self._work())
         try:
             await asyncio.wait((work, self._ended), return_when=asyncio.FIRST_COMPLETED)
@@ -106,25 +125,6 @@ class Rank:
             await self._supervisor.wait()
         finally:
             await self._supervisor.stop()
-
-    async def _connect(self) -> Link[ToRank]:
-        """Find rank 0. Raises `RankLost` if it is not there in time, or does not know this rank."""
-        setup = self._setup
-        try:
-            reader, writer = await self._reach()
-            await introduce(reader, writer, credentials_of(setup.secret), str(setup.rank), HANDSHAKE_S)
-        except (HandshakeFailed, TimeoutError) as error:
-            raise RankLost(f"rank 0 at {setup.host}:{setup.port} can not be joined: {error or 'it is not there'}") from None
-        self._link = Link(
-            reader,
-            writer,
-            ToRank,
-            on_message=self._receive,
-            on_lost=lambda reason: self.fail(RankLost(f"rank 0 {reason}")),
-            clock=self._clock,
-            silence_s=SILENCE_S,
-        )
-        return self._link
 
     async def _reach(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """A connection; rank 0 on another machine may be started later than this one. Raises `TimeoutError`."""

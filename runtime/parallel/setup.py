@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 
 import msgspec
@@ -18,9 +19,11 @@ class RankSetup(msgspec.Struct, frozen=True, kw_only=True):
     host: str
     port: int
     secret: bytes
+    parent: int | None = None
+    """Process that has started it."""
 
 
 def rank_setups(setup: RankSetup, ranks: Iterable[int]) -> Iterator[RankSetup]:
-    """The same for other ranks."""
+    """The same for other ranks, which this process starts."""
     for rank in ranks:
-        yield msgspec.structs.replace(setup, rank=rank)
+        yield msgspec.structs.replace(setup, rank=rank, parent=os.getpid())

@@ -68,7 +68,7 @@ def together(build: Build, scene: Callable[[Pair], Coroutine[Any, Any, None]]) -
         await leader.listen(listener)
         host, port = listener.getsockname()
         setup = RankSetup(config=Config(), rank=1, num_ranks=2, host=host, port=port, secret=SECRET)
-        life = asyncio.create_task(Rank(setup, build, HandClock()).run())
+        life = asyncio.create_task(live(Rank(setup, build, HandClock())))
         try:
             await asyncio.wait_for(leader.wait_joined(), 30)
             await scene(Pair(leader, life))
@@ -78,6 +78,11 @@ def together(build: Build, scene: Callable[[Pair], Coroutine[Any, Any, None]]) -
             await asyncio.wait((life,))
 
     asyncio.run(run())
+
+
+async def live(rank: Rank) -> None:
+    await rank.join()
+    await rank.run()
 
 
 async def lost(leader: Leader) -> CallboardError:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -83,3 +85,18 @@ def test_a_process_that_does_not_end_in_time_is_killed(module: Path) -> None:
         await ranks.stop(0.0)
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (b"", "this process is for `python -m runtime.serve --tp-size` to start"),
+        (msgspec.json.encode(SETUP), "the process that has started this rank is gone"),
+        (msgspec.json.encode(msgspec.structs.replace(SETUP, parent=1)), "the process that has started this rank is gone"),
+    ],
+    ids=["nothing", "nobody", "another process"],
+)
+def test_a_rank_without_its_parent_ends_at_once(said: bytes, reason: str) -> None:
+    ended = subprocess.run([sys.executable, "-m", "runtime.rank"], input=said, capture_output=True, timeout=60)
+    assert ended.returncode == 1
+    assert reason in ended.stderr.decode()
