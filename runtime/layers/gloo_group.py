@@ -57,15 +57,25 @@ class GlooGroup:
         *,
         rank: int,
         size: int,
+        listener: socket.socket | None = None,
         start_timeout_s: float = START_TIMEOUT_S,
         timeout_s: float = COLLECTIVE_TIMEOUT_S,
     ) -> GlooGroup:
         """Meet the other ranks at `host`:`port`, where rank 0 listens; it returns when all are there.
 
+        listener: rank 0's, already bound to the port, so that nobody else can take it; it belongs to the group from now on.
         timeout_s: of each collective. Raises `StartError` if not all ranks come, or the port is taken.
         """
         with _raising(StartError, f"the {size} ranks can not meet at {host}:{port}"):
-            store = TCPStore(host, port, size, rank == 0, timedelta(seconds=start_timeout_s), wait_for_workers=True)
+            store = TCPStore(
+                host,
+                port,
+                size,
+                rank == 0,
+                timedelta(seconds=start_timeout_s),
+                wait_for_workers=True,
+                master_listen_fd=None if listener is None else listener.detach(),
+            )
             processes = ProcessGroupGloo(store, rank, size, _options(_address_towards(host, port), timeout_s))
             group = cls(rank, size, store, processes, start_timeout_s)
             group.num_local = group._say(_machine()).count(_machine())

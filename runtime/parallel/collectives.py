@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import socket
+
 from runtime.config import ParallelConfig
 from runtime.layers.gloo_group import COLLECTIVE_TIMEOUT_S, GlooGroup
 from runtime.layers.rank_group import RankGroup
 
 
-def connect(config: ParallelConfig, host: str, port: int, rank: int) -> RankGroup:
-    """Meet the other ranks at `host`:`port`, where rank 0 listens. Blocks. Raises `StartError` if they do not come."""
-    timeout_s = config.dist_timeout or COLLECTIVE_TIMEOUT_S
-    return GlooGroup.connect(host, port, rank=rank, size=config.tp_size, timeout_s=timeout_s)
+def gather(config: ParallelConfig, listener: socket.socket) -> RankGroup:
+    """Rank 0's part: meet the other ranks, which `join` at the address of `listener`. Blocks. Raises `StartError`."""
+    host, port = listener.getsockname()[:2]
+    return GlooGroup.connect(host, port, rank=0, size=config.tp_size, listener=listener, timeout_s=_timeout_s(config))
+
+
+def join(config: ParallelConfig, host: str, port: int, rank: int) -> RankGroup:
+    """Any other rank's part. Blocks. Raises `StartError` if not all ranks come."""
+    return GlooGroup.connect(host, port, rank=rank, size=config.tp_size, timeout_s=_timeout_s(config))
+
+
+def _timeout_s(config: ParallelConfig) -> float:
+    return config.dist_timeout or COLLECTIVE_TIMEOUT_S

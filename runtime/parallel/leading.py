@@ -6,15 +6,14 @@ is there, and no rank on another machine goes on.
 
 from __future__ import annotations
 
-import socket
 from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from runtime.clock import SystemClock
 from runtime.config import Config
-from runtime.errors import StartError
 from runtime.parallel.credentials import credentials_of, new_secret, read_secret
+from runtime.parallel.listening import listen
 from runtime.parallel.place import Place
 from runtime.parallel.processes import started
 from runtime.parallel.setup import RankSetup, rank_setups
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 @asynccontextmanager
 async def leading(config: Config, place: Place) -> AsyncIterator[LedRanks]:
     """All ranks are there. Raises `CallboardError`; if the body raises, the other ranks are killed."""
-    with _listen(place.host, place.port) as listener:
+    with listen(place.host, place.port) as listener:
         setup = _own_setup(config, place, listener.getsockname()[1])
         async with started(rank_setups(setup, place.spawned)) as processes:
             from runtime.parallel.led_ranks import LedRanks  # PyTorch takes seconds to import: the other ranks do it meanwhile
@@ -55,11 +54,3 @@ def _findable(place: Place, setup: RankSetup) -> AbstractContextManager[None]:
     from runtime.parallel.launched import published
 
     return published(place, setup.port, setup.secret, setup.config.parallel.rank_secret_file)
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise StartError(f"can not listen for ranks on {host}:{port}: {reason}; see --dist-init-addr") from None

@@ -19,9 +19,10 @@ from runtime.clock import Clock
 from runtime.errors import EngineError, RankLost, StartError
 from runtime.executor.build import Ranks
 from runtime.layers.rank_group import RankGroup
-from runtime.parallel.collectives import connect
+from runtime.parallel.collectives import gather
 from runtime.parallel.daemon_thread import call_in_thread
 from runtime.parallel.leader import LAST_WORD_S, Leader
+from runtime.parallel.listening import listen
 from runtime.parallel.processes import RankProcesses
 from runtime.parallel.protocol import MeetRanks
 from runtime.parallel.setup import RankSetup
@@ -93,10 +94,9 @@ class LedRanks:
 
     def _load(self, build: Callable[[Ranks], _T]) -> _T:
         """On a thread."""
-        host = self._setup.host
-        port = _free_port(host)
-        self._leader.send(MeetRanks(port=port))
-        self._group = connect(self._setup.config.parallel, host, port, rank=0)
+        listener = listen(self._setup.host, 0)
+        self._leader.send(MeetRanks(port=listener.getsockname()[1]))
+        self._group = gather(self._setup.config.parallel, listener)
         return build(Ranks(self._group, self._leader.send))
 
     async def _watch_processes(self) -> None:
@@ -122,9 +122,3 @@ class LedRanks:
         self._processes.kill()
         if self._group is not None:
             self._group.abort()
-
-
-def _free_port(host: str) -> int:
-    with socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        port: int = probe.getsockname()[1]
-    return port

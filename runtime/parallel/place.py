@@ -23,8 +23,6 @@ class Place:
     port: int = 0
     spawned: range = range(0)
     """The ranks that this process starts."""
-    num_local_ranks: int = 1
-    """How many share this machine."""
     store: tuple[str, int] | None = None
     """torchrun's store, in which rank 0 leaves its address for the others."""
     serves_store: bool = False
@@ -50,7 +48,6 @@ def place_of(parallel: ParallelConfig, environment: Mapping[str, str]) -> Place:
         host=host,
         port=port,
         spawned=range(first + 1, first + num_local),
-        num_local_ranks=num_local,
     )
 
 
@@ -70,7 +67,6 @@ def _launched(parallel: ParallelConfig, environment: Mapping[str, str]) -> Place
         rank=rank,
         num_ranks=size,
         host=LOOPBACK if num_local == size else host,
-        num_local_ranks=num_local,
         store=(host, port),
         serves_store=environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True",
         attempt=environment.get("TORCHELASTIC_RESTART_COUNT", "0"),

@@ -18,7 +18,7 @@ from runtime.errors import RankLost
 from runtime.executor.build import build_order_worker
 from runtime.executor.order_worker import OrderWorker
 from runtime.loading.checkpoint import open_checkpoint
-from runtime.parallel.collectives import connect
+from runtime.parallel.collectives import join
 from runtime.parallel.credentials import read_secret
 from runtime.parallel.follow import Rank
 from runtime.parallel.launched import find_leader
@@ -81,7 +81,7 @@ async def _fail_with(neighbours: RankProcesses, rank: Rank) -> None:
 def _build(setup: RankSetup, port: int) -> OrderWorker:
     config = setup.config
     checkpoint = open_checkpoint(config.model)
-    group = connect(config.parallel, setup.host, port, setup.rank)
+    group = join(config.parallel, setup.host, port, setup.rank)
     return build_order_worker(config, checkpoint, group)
 
 

@@ -24,13 +24,13 @@ def place(*flags: str, environment: dict[str, str] | None = None) -> Place:
 
 
 def test_alone_on_a_machine_rank_0_starts_the_others_on_loopback() -> None:
-    assert place("--tp", "4") == Place(rank=0, num_ranks=4, host="127.0.0.1", port=0, spawned=range(1, 4), num_local_ranks=4)
+    assert place("--tp", "4") == Place(rank=0, num_ranks=4, host="127.0.0.1", port=0, spawned=range(1, 4))
 
 
 @pytest.mark.parametrize(("node", "rank", "spawned"), [(0, 0, range(1, 3)), (1, 3, range(4, 6))])
 def test_each_machine_has_its_share_of_the_ranks(node: int, rank: int, spawned: range) -> None:
     found = place("--tp-size", "6", "--nnodes", "2", "--node-rank", str(node), *NODES)
-    assert (found.rank, found.spawned, found.num_ranks, found.num_local_ranks) == (rank, spawned, 6, 3)
+    assert (found.rank, found.spawned, found.num_ranks) == (rank, spawned, 6)
     assert (found.host, found.port) == ("10.0.0.1", 5000)
     assert found.leads == (node == 0)
 
