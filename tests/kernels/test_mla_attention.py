@@ -134,6 +134,15 @@ def test_a_query_has_the_same_bits_alone_in_a_chunk_and_in_the_batch(case, make_
                 assert torch.equal(chunk, together[start + first : start + last])
 
 
+def test_decode_and_extend_have_the_same_tiles_when_they_are_to_have_the_same_bits(make_batch, monkeypatch):
+    tilings = []
+    monkeypatch.setattr(triton, "decode", lambda inputs, tiling, limits: tilings.append(tiling))
+    monkeypatch.setattr(triton, "extend", lambda inputs, tiling, is_split: tilings.append(tiling))
+    for queries in (1, 5):
+        make_batch(Case(((queries, 20),), 16, 512, 64, 16)).attend(attend_invariantly)
+    assert tilings[0] == tilings[1]
+
+
 @pytest.mark.parametrize("queries", [1, 9])
 def test_a_row_has_the_same_bits_whatever_the_lengths_of_the_others(queries, make_half_batch):
     batch = make_half_batch(Case(((queries, 270), (queries, 300), (queries, 40)), 4, 32, 16, 16))

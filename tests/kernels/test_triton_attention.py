@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -84,6 +85,25 @@ def test_a_query_has_the_same_bits_alone_in_a_chunk_and_in_the_batch(case, make_
         for first, last in chunks(case.rows[row][0]):
             chunk = batch.row(row, first, last).attend(attend_invariantly)
             assert torch.equal(chunk, together[start + first : start + last])
+
+
+def test_decode_and_extend_have_the_same_tiles_when_they_are_to_have_the_same_bits(make_batch, monkeypatch):
+    """What a GPU adds up in a product of tiles depends on their shapes; the interpreter does not."""
+    tilings = []
+    monkeypatch.setattr(triton, "decode", lambda inputs, sinks, tiling, limits: tilings.append(tiling))
+    monkeypatch.setattr(triton, "extend", lambda inputs, sinks, tiling, is_split: tilings.append(tiling))
+    for queries in (1, 5):
+        make_batch(Case(((queries, 20),), 8, 2, 128, 16)).attend(attend_invariantly)
+    assert tilings[0] == tilings[1]
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_the_bits_do_not_depend_on_how_many_programs_share_a_row(num_workers, make_half_batch, monkeypatch):
+    batch = make_half_batch(Case(((1, 840), (1, 31)), 4, 2, 64, 16))
+    before = batch.attend(attend)
+    module = importlib.import_module("kernels.paged_attention.triton.decode")
+    monkeypatch.setattr(module, "num_workers", lambda num_pairs, num_splits, limits: num_workers)
+    assert torch.equal(batch.attend(attend), before)
 
 
 def test_a_chunk_of_a_prompt_has_the_same_bits_as_the_whole(make_batch):
