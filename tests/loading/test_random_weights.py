@@ -2,10 +2,30 @@
 
 from __future__ import annotations
 
+import zlib
+
 import torch
 
 from runtime.loading import random_weights
 from runtime.loading.random_weights import STANDARD_DEVIATION, RandomTensor
+
+
+def hashed(place: int, name: str) -> int:
+    """The 32 bits of a number, counted in Python's own integers."""
+    bits = place
+    for shift, factor, addend in ((16, 0x7FEB352D, zlib.crc32(name.encode())), (15, 0x2C1B3C6D, 0), (16, 0x297A2D39, 0)):
+        bits ^= bits >> shift
+        bits = bits * factor % 2**32
+        bits ^= bits >> 15
+        bits = (bits + addend) % 2**32
+    return bits - 2**32 if bits >= 2**31 else bits
+
+
+def test_numbers_are_those_of_the_hash_wherever_they_are_made() -> None:
+    name = "model.layers.3.self_attn.q_proj.weight"
+    weight = RandomTensor(name, (70, 2000)).load().view(-1)
+    for place in (0, 1, 2, 65535, 65536, 65537, 139_999):
+        assert weight[place] == torch.tensor(float(hashed(place, name))) * (STANDARD_DEVIATION * 12**0.5 / 2**32)
 
 
 def test_numbers_do_not_depend_on_how_many_are_made_at_once(monkeypatch) -> None:

@@ -20,8 +20,9 @@ def main() -> None:
         raise SystemExit("no luck")
     if deed == "crash":
         os.abort()
-    if deed in ("hang", "leave"):
-        child = subprocess.Popen(SLEEP)
+    if deed in ("hang", "leave", "detach"):
+        where = subprocess.DEVNULL if deed == "detach" else None
+        child = subprocess.Popen(SLEEP, stdout=where, stderr=where)
         sys.stdout.write(f"{child.pid}\n")
         sys.stdout.flush()
     if deed == "hang":

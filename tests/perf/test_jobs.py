@@ -31,7 +31,7 @@ def test_a_program_that_fails_says_why_and_keeps_its_figures(tmp_path: Path, dee
     assert outcome.rows == [{"figure": 1}]
 
 
-@pytest.mark.parametrize("deed", ["hang", "leave"])
+@pytest.mark.parametrize("deed", ["hang", "leave", "detach"])
 def test_no_child_stays(tmp_path: Path, deed: str, wait_until_gone: Callable[[int], None]) -> None:
     outcome = run(tmp_path, deed, limit_s=2.0)
     wait_until_gone(int(outcome.last_lines[-1]))
