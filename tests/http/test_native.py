@@ -337,5 +337,7 @@ def test_vertex() -> None:
         assert isinstance(door.script.tokenized[-1].prompt, TokenPrompt)
         for wrong in ([], [{}], [{"text": "a"}, {"input_ids": [1]}]):
             assert (await door.post("/vertex_generate", {"instances": wrong})).error["param"] == "instances"
+        huge = await door.post("/vertex_generate", {"instances": [{"input_ids": [3, -(2**90)]}]})
+        assert (huge.status, huge.error["param"]) == (400, "input_ids[0]")
 
     run(test)

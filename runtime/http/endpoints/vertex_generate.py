@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-import orjson
 from aiohttp import web
 
 from runtime.errors import InvalidRequest
@@ -33,7 +32,8 @@ class VertexRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 async def vertex_generate(request: web.Request) -> web.Response:
     body = await read_body(request, VertexRequest)
     service = request.app[SERVICE]
-    generate = decode(orjson.dumps(_prompts(body.instances)), GenerateRequest)
+    # Not orjson, which fails at integers of more than 64 bits: what is wrong with them is said further on.
+    generate = decode(msgspec.json.encode(_prompts(body.instances)), GenerateRequest)
     generate.sampling_params = body.parameters
     batch = generations_of(generate, service.caller(request))
     with service.open(batch.generations) as bundle:
