@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from runtime.errors import CallboardError
 
 if TYPE_CHECKING:
     from tests.rank_pool import RankPool
+
+settings.register_profile("callboard", deadline=None)  # how long an example takes is up to the machine
+settings.load_profile("callboard")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
