@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 
 MAX_DEPTH = 128
+MIN_RUN_CHARS = 8
+"""In less there is hardly anything complete."""
 
 _B = r"[ \t\n\r]*+"
 _STRING = r'"[^"\\\x00-\x1f]*+"'
@@ -55,7 +57,8 @@ _RUNS: dict[str, tuple[re.Pattern[str] | None, str]] = {
     "first key": (_KEY, "value"),
     "after": (None, "after"),
 }
-"""From states inside of a container: what may be read at once, and the state after it. None: the container decides."""
+"""From states inside of a container in which another may be opened: what may be read at once, and the state after it. None: the
+container decides."""
 
 
 class JsonScanner:
@@ -88,7 +91,7 @@ class JsonScanner:
         state, found = self._state, None
         if state == "string":
             found = _PLAIN.match(text, position)
-        elif state in _RUNS and 0 < len(self._open) < MAX_DEPTH:  # where something may still be opened
+        elif len(text) - position >= MIN_RUN_CHARS and state in _RUNS and 0 < len(self._open) < MAX_DEPTH:
             pattern, following = _RUNS[state]
             pattern = pattern or (_MEMBERS if self._open[-1] == "{" else _ITEMS)
             found = pattern.match(text, position)
