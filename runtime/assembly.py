@@ -87,6 +87,13 @@ class Assembly:
     def ref(self, sender: str, receiver: str) -> Ref:
         return self.supervisor.ref(sender, receiver)
 
+    async def stop(self) -> None:
+        """End the actors, then what outlives their restarts: an engine group that is not restarted has not ended it."""
+        await self.supervisor.stop()
+        self.parts.executor.stop()
+        if self.parts.grammars is not None:
+            await self.parts.grammars.stop()
+
     # -- the actors ----------------------------------------------------------------------------------------------------
 
     def _metrics(self) -> Actor:

@@ -91,8 +91,7 @@ class Offline:
         self._guard.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._guard
-        await self._assembly.supervisor.stop()
-        self._assembly.parts.executor.stop()
+        await self._assembly.stop()
         await self._held.aclose()
 
     def _read(self, body: dict[str, Any]) -> NativeGenerations:

@@ -107,8 +107,7 @@ async def serve_parts(parts: Parts, checkpoint: Checkpoint, guard: Guard | None 
     try:
         await _serve(assembly, checkpoint, journal, guard)
     finally:
-        await assembly.supervisor.stop()
-        parts.executor.stop()
+        await assembly.stop()
 
 
 async def _serve(assembly: Assembly, checkpoint: Checkpoint, journal: Journal, guard: Guard | None) -> None:
