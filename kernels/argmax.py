@@ -7,8 +7,7 @@ from torch import Tensor
 
 
 def argmax(logits: Tensor) -> Tensor:
-    """logits: [rows, vocabulary]. Returns [rows] int64, of equal logits the first; -1 for a row with a NaN or +inf, or without a
-    number.
+    """logits: [rows, vocabulary]. Returns [rows] int64, of equal logits the first; -1 for a row with NaN, +inf or no number.
 
     Where the logits come from a product of our own it finds the largest while it runs (see `float_linear_argmax`).
     """

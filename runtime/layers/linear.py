@@ -36,7 +36,7 @@ class Head(Linear, Protocol):
     """The product that gives logits."""
 
     def argmax(self, x: Tensor) -> Tensor:
-        """[tokens] int64, the first index of each row's largest output; -1 for a row with a NaN or +inf, or without a number."""
+        """[tokens] int64, the first index of each row's largest output; -1 for a row with NaN, +inf or no number."""
         ...
 
 

@@ -20,7 +20,8 @@ from runtime.models.weights import Weights
 
 HIDDEN = 64
 
-needs_kernels = pytest.mark.skipif(not can_stay_quantized(range(HIDDEN)), reason="no C compiler: weights are dequantized at load")
+HAS_KERNELS = can_stay_quantized(range(HIDDEN))
+needs_kernels = pytest.mark.skipif(not HAS_KERNELS, reason="no C compiler: weights are dequantized at load")
 
 
 def stored(name: str, block_type: str, num_rows: int, *, seed: int) -> GgufTensor:
