@@ -14,14 +14,16 @@ from torch import Tensor
 
 from kernels.gather_rows import gather_rows
 from kernels.rms_norm import add_rms_norm, rms_norm
+from runtime.errors import LoadError
 from runtime.layers.attention import Attention
 from runtime.layers.embedding import Embedding
 from runtime.layers.forward import ForwardBatch, KVCache, KVShape, Queries
 from runtime.layers.gated_mlp import ACTIVATIONS, GatedMlp
+from runtime.layers.grouped_moe import GroupedMixture
 from runtime.layers.linear import Head, Linear, PanelLinear
 from runtime.layers.moe import MixtureOfExperts, SharedExpert
 from runtime.layers.parallel_linear import FeedForward, own_product
-from runtime.layers.placement import ON_HOST, AttentionKernel, Placement
+from runtime.layers.placement import CPU, ON_HOST, AttentionKernel, Placement
 from runtime.layers.quantized import QuantizedLinear
 from runtime.layers.rotary import RopeSpec, cos_sin_table
 from runtime.models.spec import DecoderSpec, MixtureSpec
@@ -186,6 +188,8 @@ def _build_layer(
 def _build_mixture(
     spec: DecoderSpec, index: int, mixture: MixtureSpec, linears: dict[str, Linear], weights: Weights
 ) -> FeedForward:
+    if weights.placement.device != CPU:
+        return _build_grouped_mixture(spec, index, mixture, linears, weights)
     experts = (
         {f"expert_{role}": weights.linear(f"expert_{role}", linear) for role, linear in expert.items()}
         for expert in spec.experts(index)
@@ -196,9 +200,31 @@ def _build_mixture(
             experts=tuple(_gated(spec, expert, "expert_") for expert in experts),
             top_k=mixture.top_k,
             renormalise=mixture.renormalise,
-            shared=SharedExpert(_gated(spec, linears, "shared_"), linears["shared_gate"]) if mixture.shared_size else None,
+            shared=_shared_expert(spec, mixture, linears),
         )
     )
+
+
+def _build_grouped_mixture(
+    spec: DecoderSpec, index: int, mixture: MixtureSpec, linears: dict[str, Linear], weights: Weights
+) -> FeedForward:
+    experts = list(spec.experts(index))
+    if any(linear.has_bias for expert in experts for linear in expert.values()):
+        raise LoadError("experts with a bias are not served on a GPU: use --device cpu")
+    return GroupedMixture(
+        router=linears["router"],
+        gate_up=weights.stack([expert["gate_up"] for expert in experts]),
+        down=weights.stack([expert["down"] for expert in experts]),
+        activation=ACTIVATIONS[spec.activation],
+        top_k=mixture.top_k,
+        renormalise=mixture.renormalise,
+        shared=_shared_expert(spec, mixture, linears),
+        is_invariant=weights.placement.is_invariant,
+    )
+
+
+def _shared_expert(spec: DecoderSpec, mixture: MixtureSpec, linears: dict[str, Linear]) -> SharedExpert | None:
+    return SharedExpert(_gated(spec, linears, "shared_"), linears["shared_gate"]) if mixture.shared_size else None
 
 
 def _gated(spec: DecoderSpec, linears: dict[str, Linear], prefix: str = "") -> GatedMlp:

@@ -81,6 +81,20 @@ class Weights:
         """What becomes of a mixture made of this rank's products."""
         return mixture if self._shard is None else SummedMixture(mixture, self._shard.group)
 
+    @property
+    def placement(self) -> Placement:
+        """Where they go."""
+        return self._placement
+
+    def stack(self, specs: Sequence[LinearSpec]) -> Tensor:
+        """[products, out_features, in_features] the weights of products of one shape, which have no bias."""
+        first = self._joined(specs[0].modules, "weight")
+        stacked = first.new_empty((len(specs), *first.shape))
+        stacked[0] = first
+        for index, spec in enumerate(specs[1:], 1):
+            stacked[index] = self._joined(spec.modules, "weight")
+        return stacked
+
     def _product(self, role: str, spec: LinearSpec, bias: Tensor | None) -> Linear:
         packed = self._packed(spec.modules)
         if packed is not None and self._rounding is not None:

@@ -6,15 +6,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from tqdm import tqdm
 
 from kernels.paged_attention import paged_attention, reference
 from runtime.config import ModelConfig
 from runtime.layers.embedding import PlainEmbedding
+from runtime.layers.gated_mlp import GatedMlp
+from runtime.layers.grouped_moe import GroupedMixture
 from runtime.layers.linear import InvariantLinear, PlainLinear
 from runtime.layers.placement import Placement, on_device
 from runtime.loading.checkpoint import open_checkpoint
+from runtime.models.architectures import spec_for
 from runtime.models.decoder import Decoder
 from runtime.models.load import load_model
+from runtime.models.spec import weight_shapes
+from runtime.models.weights import Weights
 from tests.models.conftest import save_random_model
 
 META = torch.device("meta")
@@ -73,6 +79,41 @@ def test_blocks_of_a_gguf_file_become_numbers(embedded_gguf: Path) -> None:
     model = load(embedded_gguf, placed())
     assert isinstance(model.layers[0].mlp.down, PlainLinear)
     assert model.layers[0].mlp.down.weight.dtype is torch.bfloat16
+
+
+MOE = {
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+    "shared_expert_intermediate_size": 48,
+    "decoder_sparse_step": 1,
+    "mlp_only_layers": [0],
+}
+
+
+def test_experts_are_stacked_on_the_device(tmp_path: Path) -> None:
+    save_random_model(tmp_path, "Qwen2MoeConfig", **MOE)
+    model = load(tmp_path, placed(is_invariant=True))
+    dense, mixture = (layer.mlp for layer in model.layers)
+    assert isinstance(dense, GatedMlp)
+    assert isinstance(mixture, GroupedMixture)
+    assert (mixture.gate_up.shape, mixture.down.shape) == ((4, 64, 64), (4, 64, 32))
+    assert {mixture.gate_up.device, mixture.down.device} == {META}
+    assert mixture.is_invariant
+    assert mixture.shared is not None
+    assert isinstance(mixture.router, InvariantLinear)
+
+
+def test_a_stack_has_the_experts_in_order_and_the_gate_first(tmp_path: Path) -> None:
+    save_random_model(tmp_path, "Qwen2MoeConfig", **MOE)
+    checkpoint = open_checkpoint(ModelConfig(model_path=str(tmp_path)))
+    spec = spec_for(checkpoint.config)
+    stored = checkpoint.tensors(weight_shapes(spec))
+    weights = Weights(stored, torch.float32, tqdm(disable=True))
+    stack = weights.stack([expert["gate_up"] for expert in spec.experts(1)])
+    for number, expert in enumerate(stack):
+        modules = (f"model.layers.1.mlp.experts.{number}.{name}_proj.weight" for name in ("gate", "up"))
+        assert torch.equal(expert, torch.cat([stored[name].load() for name in modules]))
 
 
 def test_random_weights_are_made_there(folder: Path) -> None:
