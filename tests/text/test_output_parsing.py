@@ -150,6 +150,8 @@ def test_a_required_call_that_is_cut_is_no_text(name: str) -> None:
 def test_the_reasoning_before_a_required_call_that_is_cut_is_kept() -> None:
     parsing = OutputParsing("qwen25", "qwen3")
     output = "<think>\nHm.\n</think>\n\n" + WRITTEN["qwen25"][:30]
+    for cut in range(len(output)):
+        assert not any(isinstance(piece, TextPiece) for piece in parse(parsing, REQUIRED, output[:cut])), output[:cut]
     for cut in range(output.index("<tool_call>") + 1, len(output)):
         assert parse(parsing, REQUIRED, output[:cut]) == [ReasoningPiece("Hm.")]
         whole = parse(parsing, msgspec.structs.replace(REQUIRED, separates_reasoning=False), output[:cut])
