@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -21,9 +22,10 @@ from runtime.executor.memory import DEFAULT_NUM_SLOTS, ModelSize, model_size
 from runtime.executor.port import ExecutorLimits
 from runtime.executor.source import CheckpointSource
 from runtime.layers.forward import KVCache
-from runtime.layers.placement import Placement, on_device
+from runtime.layers.placement import CPU, Placement, on_device
 from runtime.loading.checkpoint import Checkpoint
 from runtime.models.decoder import Decoder
+from runtime.models.exchange import overwrite
 from runtime.models.load import load_model
 
 log = logging.getLogger(__name__)
@@ -45,7 +47,7 @@ def build_on(
 ) -> CudaExecutor:
     """The same on any port; `placement` is the one of its device."""
     with port.attached(), torch.inference_mode():
-        model = _load(config.model, config.model.context_length, placement, checkpoint)
+        model = _load(config.model, config.model.context_length, placement, checkpoint, show_progress=True)
         port.finish()  # weights came in streams of their own
         port.give_back()
         buckets = graph_buckets(config)
@@ -54,7 +56,7 @@ def build_on(
         allocate = partial(_allocate, size, limits, port.device)
         runner = DeviceRunner(model, allocate(), limits, port, SystemClock(), extensions, buckets=buckets)
     _log_sizes(size, limits, model, port, buckets)
-    load = partial(_load, config.model, model.num_positions, placement, show_progress=False)
+    load = partial(_load_again, runner, config.model, model.num_positions, placement)
     return CudaExecutor(runner, limits, port, CheckpointSource[DeviceModel](config.model, checkpoint, load, allocate))
 
 
@@ -67,16 +69,23 @@ def graph_buckets(config: Config) -> tuple[int, ...]:
 
 
 def _load(
-    config: ModelConfig,
-    num_positions: int | None,
-    placement: Placement,
-    checkpoint: Checkpoint,
-    *,
-    show_progress: bool = True,
+    config: ModelConfig, num_positions: int | None, placement: Placement, checkpoint: Checkpoint, *, show_progress: bool
 ) -> Decoder:
     return load_model(
         checkpoint, dtype=config.dtype, num_positions=num_positions, show_progress=show_progress, placement=placement
     )
+
+
+def _load_again(
+    runner: DeviceRunner, config: ModelConfig, num_positions: int, placement: Placement, checkpoint: Checkpoint
+) -> Decoder:
+    """New weights are completed on the host and then copied over the old ones; graphs need not be recorded."""
+    resident = runner.model
+    if not isinstance(resident, Decoder):
+        return _load(config, num_positions, placement, checkpoint, show_progress=False)
+    staged = _load(config, num_positions, replace(placement, device=CPU), checkpoint, show_progress=False)
+    overwrite(resident, staged)
+    return resident
 
 
 def _limits(config: Config, size: ModelSize, model: Decoder, port: DevicePort, buckets: tuple[int, ...]) -> ExecutorLimits:

@@ -74,13 +74,12 @@ class CudaPort:
         self.finish()
         graph = torch.cuda.CUDAGraph()
         graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+        output: Tensor | None = None
         try:
             output = work()
-        except BaseException:
-            with contextlib.suppress(RuntimeError):  # what is recorded so far is of no use
-                graph.capture_end()
-            raise
-        graph.capture_end()
+        finally:
+            with contextlib.nullcontext() if output is not None else contextlib.suppress(RuntimeError):
+                graph.capture_end()  # also of what is recorded in part, and of no use
         return CudaGraph(graph, output)
 
     def finish(self) -> None:

@@ -87,8 +87,9 @@ class DeviceRunner:
 
     @model.setter
     def model(self, model: DeviceModel | None) -> None:
-        self._graphs.clear()
-        self._is_exchanged = True
+        if model is not self._model:
+            self._graphs.clear()
+            self._is_exchanged = True
         self._model = model
 
     @property

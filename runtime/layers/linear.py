@@ -116,13 +116,20 @@ class InvariantLinear:
         return argmax(self(x))
 
 
-def make_linear(weight: Tensor, bias: Tensor | None = None, *, is_head: bool = False, is_invariant: bool = False) -> Head:
+def make_linear(
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    is_head: bool = False,
+    is_plain: bool = False,
+    is_invariant: bool = False,
+) -> Head:
     """The fastest product for `weight` [out_features, in_features] here; a packed one keeps no reference to `weight`.
 
     bias: [out_features] of the same dtype. is_head: who reads the result wants float32, so our kernel stores that at once.
-    is_invariant: the product keeps the invariant also on a GPU.
+    is_plain: the weight stays as it is, which is the form for a GPU; is_invariant: and its product keeps the invariant there.
     """
-    if not weight.is_cpu:
+    if is_plain:
         return InvariantLinear(weight, bias) if is_invariant else PlainLinear(weight, bias)
     if native.function("float_linear") is not None and weight.dtype in native.FLOATS:
         out_dtype = torch.float32 if is_head else weight.dtype

@@ -21,6 +21,8 @@ class Placement:
     """By default on the host. `is_invariant`: on a GPU a row's bits do not depend on the other rows; on a CPU they never do."""
 
     device: torch.device = CPU
+    is_plain: bool = False
+    """Weights stay as PyTorch keeps them: the only form on a GPU."""
     has_bfloat16: bool = True
     """For a GPU: it computes in bfloat16."""
     is_invariant: bool = False
@@ -35,4 +37,4 @@ def on_device(device: torch.device, *, has_bfloat16: bool, is_invariant: bool, a
     kernel: AttentionKernel = reference.paged_attention
     if attention_backend == "triton":
         kernel = partial(paged_attention, invariant=True) if is_invariant else paged_attention
-    return Placement(device, has_bfloat16, is_invariant, kernel)
+    return Placement(device, True, has_bfloat16, is_invariant, kernel)

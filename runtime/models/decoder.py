@@ -23,7 +23,7 @@ from runtime.layers.grouped_moe import GroupedMixture
 from runtime.layers.linear import Head, Linear, PanelLinear
 from runtime.layers.moe import MixtureOfExperts, SharedExpert
 from runtime.layers.parallel_linear import FeedForward, own_product
-from runtime.layers.placement import CPU, ON_HOST, AttentionKernel, Placement
+from runtime.layers.placement import ON_HOST, AttentionKernel, Placement
 from runtime.layers.quantized import QuantizedLinear
 from runtime.layers.rotary import RopeSpec, cos_sin_table
 from runtime.models.spec import DecoderSpec, MixtureSpec
@@ -188,7 +188,7 @@ def _build_layer(
 def _build_mixture(
     spec: DecoderSpec, index: int, mixture: MixtureSpec, linears: dict[str, Linear], weights: Weights
 ) -> FeedForward:
-    if weights.placement.device != CPU:
+    if weights.placement.is_plain:
         return _build_grouped_mixture(spec, index, mixture, linears, weights)
     experts = (
         {f"expert_{role}": weights.linear(f"expert_{role}", linear) for role, linear in expert.items()}

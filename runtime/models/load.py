@@ -5,7 +5,7 @@ from __future__ import annotations
 from tqdm import tqdm
 
 from runtime.errors import LoadError
-from runtime.layers.placement import CPU, ON_HOST, Placement
+from runtime.layers.placement import ON_HOST, Placement
 from runtime.layers.precision import compute_dtype, device_dtype
 from runtime.layers.quantized import ROUNDINGS
 from runtime.layers.rank_group import RankGroup
@@ -33,14 +33,14 @@ def load_model(
     activation_bits: as `--activation-bits`, one of `ROUNDINGS`.
     num_positions: longest sequence in tokens, by default what the model was made for.
     group: the ranks that share the model, of which only this one's part is loaded; None: it is not shared.
-    placement: where it computes; beside the host weights are plain numbers.
+    placement: where it computes, and with which kernels.
     Raises `LoadError` when the architecture is not served, the files do not match the config or memory is short, and
     `ConfigError` when there are more ranks than parts.
     """
     spec = spec_for(checkpoint.config)
     stored = checkpoint.tensors(weight_shapes(spec), str(placement.device))
-    is_on_host = placement.device == CPU
-    compute = compute_dtype(dtype) if is_on_host else device_dtype(dtype, has_bfloat16=placement.has_bfloat16)
+    is_plain = placement.is_plain
+    compute = device_dtype(dtype, has_bfloat16=placement.has_bfloat16) if is_plain else compute_dtype(dtype)
     shard = None
     if group is not None:
         if spec.tied_head:
@@ -48,7 +48,7 @@ def load_model(
         spec, shard = make_shard(spec, group)
     with tqdm(total=len(stored), desc="Loading weights", unit="tensor", disable=None if show_progress else True) as progress:
         try:
-            rounding = ROUNDINGS[activation_bits] if dtype == "auto" and is_on_host else None
+            rounding = ROUNDINGS[activation_bits] if dtype == "auto" and not is_plain else None
             weights = Weights(stored, compute, progress, rounding=rounding, shard=shard, placement=placement)
             return build_decoder(spec, weights, compute, num_positions or spec.context_length, placement)
         except (MemoryError, RuntimeError) as error:  # torch says RuntimeError when it can not allocate

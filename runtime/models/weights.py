@@ -100,7 +100,7 @@ class Weights:
         if packed is not None and self._rounding is not None:
             bits, num_narrow = bits_of(self._rounding, role, spec.rows)
             return QuantizedLinear(packed, None if bias is None else bias.float(), self._dtype, bits, num_narrow)
-        return make_linear(self._joined(spec.modules, "weight"), bias, is_invariant=self._placement.is_invariant)
+        return self._linear(self._joined(spec.modules, "weight"), bias)
 
     def embedding_and_head(self, embedding: str, head: str | None) -> tuple[Embedding, Head]:
         """Both ends of the network from the modules of these names; without a head the embedding's weight is used twice.
@@ -115,8 +115,11 @@ class Weights:
                 return QuantizedEmbedding(packed, self._dtype), self._gathered(head_linear)
         table = self.tensor(f"{embedding}.weight").clone(memory_format=torch.contiguous_format)
         head_weight = table if head is None else self.tensor(f"{head}.weight")
-        product = make_linear(head_weight, is_head=True, is_invariant=self._placement.is_invariant)
-        return PlainEmbedding(table), self._gathered(product)
+        return PlainEmbedding(table), self._gathered(self._linear(head_weight, None, is_head=True))
+
+    def _linear(self, weight: Tensor, bias: Tensor | None, *, is_head: bool = False) -> Head:
+        placement = self._placement
+        return make_linear(weight, bias, is_head=is_head, is_plain=placement.is_plain, is_invariant=placement.is_invariant)
 
     def _gathered(self, head: Head) -> Head:
         return head if self._shard is None else GatheredHead(head, self._shard.vocab_widths, self._shard.group)

@@ -18,7 +18,7 @@ from runtime.executor.build_cuda import build_on, graph_buckets
 from runtime.executor.cpu import CpuExecutor
 from runtime.executor.cuda import CudaExecutor
 from runtime.executor.extras import NO_EXTENSIONS
-from runtime.layers.placement import ON_HOST
+from runtime.layers.placement import CPU, Placement
 from runtime.loading.checkpoint import open_checkpoint
 from runtime.messages import (
     CommandRan,
@@ -42,6 +42,7 @@ from tests.models.conftest import save_random_model
 
 PROMPT = tuple(range(40, 60))
 NUM_TOKENS = 9
+PLAIN = Placement(CPU, is_plain=True)
 TIMEOUT_S = 60.0
 PARAMS = (
     SamplingParams(temperature=0.0),
@@ -82,7 +83,7 @@ def module_bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     new.save_pretrained(folder / "new", max_shard_size="100KB")
     config, port = config_of(folder / "old"), FakePort()
     checkpoint = open_checkpoint(config.model)
-    executor = build_on(port, config, checkpoint, NO_EXTENSIONS, ON_HOST)
+    executor = build_on(port, config, checkpoint, NO_EXTENSIONS, PLAIN)
     executor.warm_up()
     yield Bench(folder, port, executor)
     executor.stop()
@@ -158,13 +159,13 @@ def test_tokens_are_those_of_the_cpu(bench: Bench) -> None:
     assert [graph.num_replays for graph in bench.port.graphs[-3:]] == [NUM_TOKENS, 0, 0], "three rows take the graph of four"
 
 
-def test_new_weights_serve_and_graphs_are_recorded_again(bench: Bench) -> None:
-    old, num_graphs = generate(bench), len(bench.port.graphs)
+def test_new_weights_take_the_place_of_the_old_ones_and_graphs_stay(bench: Bench) -> None:
+    old, num_graphs, model = generate(bench), len(bench.port.graphs), bench.executor._runner.model
     assert answers(bench, UpdateWeights(model_path=str(bench.folder / "new"))) == [Done()]
     new = generate(bench)
     assert new == expected(bench, "new") != old
-    graphs = bench.port.graphs[num_graphs:]
-    assert sum(graph.num_replays for graph in graphs) == NUM_TOKENS
+    assert bench.executor._runner.model is model
+    assert len(bench.port.graphs) == num_graphs
     (refused,) = answers(bench, UpdateWeights(model_path=str(bench.folder / "nothing")))
     assert isinstance(refused, Refused)
     assert generate(bench) == new
@@ -176,8 +177,11 @@ def test_memory_goes_and_comes_back(bench: Bench) -> None:
     (failed, *_) = ask(bench.executor, generation()[:1])
     assert isinstance(failed, StepFailed)
     assert "given back" in failed.reason
+    num_graphs = len(bench.port.graphs)
     assert answers(bench, ResumeMemory()) == [Done()]
     assert generate(bench) == old
+    graphs = bench.port.graphs[num_graphs:]
+    assert sum(graph.num_replays for graph in graphs) == NUM_TOKENS, "graphs are recorded again for new memory"
     assert answers(bench, ReleaseMemory(tags=("kv_cache",))) == [Done()]
     assert generate(bench) == old, "a reset takes it back"
 
@@ -204,7 +208,7 @@ def test_buckets_follow_the_flags() -> None:
 def test_a_cache_that_does_not_fit_is_refused(bench: Bench) -> None:
     port = FakePort(free_bytes=2**20)
     with pytest.raises(ConfigError, match="no KV cache fits"):
-        build_on(port, bench.config(), open_checkpoint(bench.config().model), NO_EXTENSIONS, ON_HOST)
+        build_on(port, bench.config(), open_checkpoint(bench.config().model), NO_EXTENSIONS, PLAIN)
 
 
 def test_a_step_that_does_not_fit_is_refused(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,4 +217,4 @@ def test_a_step_that_does_not_fit_is_refused(bench: Bench, monkeypatch: pytest.M
 
     monkeypatch.setattr(FakePort, "peak_bytes", fail)
     with pytest.raises(ConfigError, match="enough memory for a step"):
-        build_on(FakePort(), bench.config(), open_checkpoint(bench.config().model), NO_EXTENSIONS, ON_HOST)
+        build_on(FakePort(), bench.config(), open_checkpoint(bench.config().model), NO_EXTENSIONS, PLAIN)
