@@ -133,7 +133,7 @@ class DeviceRunner:
         started = self._clock.monotonic()
         transfers, begun = Transfers(self._port), self._port.mark()
         step = self._book.prepare(plan)
-        inputs = StepInputs(step, self._table, self._book.rules, self._bucket(step))
+        inputs = StepInputs(step, self._table, self._book.rules, self._graphs.bucket_for)
         inputs.send(transfers)
         self._book.sent()
         choice = LateChoice(_late_rows(step))
@@ -166,9 +166,6 @@ class DeviceRunner:
         step = self.launch(plan, settle=lambda: None)
         step.wait()
         step.complete()
-
-    def _bucket(self, step: HostStep) -> int | None:
-        return self._graphs.bucket_for(len(step.rows.slots)) if step.is_decode else None
 
     def _compute(
         self, step: HostStep, inputs: StepInputs, choice: LateChoice, transfers: Transfers, settle: Settle

@@ -6,6 +6,8 @@ batch table.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from torch import Tensor
 
@@ -21,25 +23,29 @@ from runtime.layers.forward import ForwardBatch, Queries
 
 
 class StepInputs:
-    """Made for one step; `send` comes before everything that is on the device. `bucket`: the size of its graph, or None."""
+    """Made for one step; `send` comes before all that is on the device. `buckets` says which graph takes so many rows."""
 
-    def __init__(self, step: HostStep, table: DeviceTable, rules: SlotRules, bucket: int | None) -> None:
+    def __init__(self, step: HostStep, table: DeviceTable, rules: SlotRules, buckets: Callable[[int], int | None]) -> None:
         self._step = step
         self._table = table
-        self.bucket = bucket
+        self._step = step
+        self._table = table
         self._words: Tensor | None = None
-        self._wants_all = False
+        self.wish_rows: dict[int, WishRow] = {}
+        """By index into the rows that run."""
+        wanted = self._want()
+        fits_graph = step.is_decode and len(wanted) == len(step.sampled.slots)
+        self.bucket = buckets(len(wanted)) if fits_graph else None
+        """The size of the step's graph, if it has one."""
         packet = self._packet = Packet()
         rows, sampled = step.rows, step.sampled
         self._changes = table.pack(step.changes, rules, packet)
-        self._rows = packet.add([rows.slots, rows.starts, rows.ends - rows.starts])
         self._sampled = packet.add([sampled.slots, sampled.ends])
-        self._padded = packet.add(_padded(step, bucket, table.scratch_slot)) if bucket is not None else slice(0)
-        self._wanted = slice(0)
-        self.wish_rows: dict[int, WishRow] = {}
-        """By index into the rows that run."""
-        if bucket is None:
-            self._want(packet)
+        if self.bucket is not None:
+            self._padded = packet.add(_padded(step, self.bucket, table.scratch_slot))
+        else:
+            self._rows = packet.add([rows.slots, rows.starts, rows.ends - rows.starts])
+            self._pack_wanted(packet, wanted)
         self.wishes = DeviceWishes(list(self.wish_rows.values()), packet)
 
     @property
@@ -65,11 +71,11 @@ class StepInputs:
 
     @property
     def padded(self) -> Tensor:
-        """[2, bucket] int64, slots and positions for a graph."""
+        """[2, bucket] int64, slots and positions for the step's graph."""
         return self.words[self._padded].view(2, -1)
 
     def batch(self) -> tuple[ForwardBatch, Queries]:
-        """What the model computes, and the tokens whose outputs are wanted."""
+        """What the model computes without a graph, and the tokens whose outputs are wanted."""
         slots, starts, counts = self.words[self._rows].view(3, -1)
         num_tokens, num_pages = int((self._step.rows.ends - self._step.rows.starts).sum()), self._step.num_pages
         logit_rows, owners, lengths = self.words[self._wanted].view(3, -1)
@@ -78,8 +84,8 @@ class StepInputs:
             return batch, batch.queries
         return batch, self._table.queries(slots[owners], lengths, num_pages)
 
-    def _want(self, packet: Packet) -> None:
-        """Ask for the outputs of the last tokens of sampled rows, and for those that were wished for."""
+    def _want(self) -> Ints:
+        """[wanted] the last tokens of sampled rows, then those whose outputs are wished for."""
         rows = self._step.rows
         outputs = Outputs(rows, rows.samples)
         places = rows.samples.cumsum() - 1
@@ -87,7 +93,10 @@ class StepInputs:
             if followed.extras.wish is not None:
                 place = int(places[index]) if rows.samples[index] else None
                 self.wish_rows[index] = outputs.want(followed.extras.wish, index, place, followed.token_ids)
-        wanted = outputs.tokens()
+        return outputs.tokens()
+
+    def _pack_wanted(self, packet: Packet, wanted: Ints) -> None:
+        rows = self._step.rows
         ends = (rows.ends - rows.starts).cumsum()  # [rows] where their tokens end
         owners: Ints = np.searchsorted(ends, wanted, side="right")
         num_later = ends[owners] - 1 - wanted

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from typing import Any
 
 import msgspec
 import pytest
@@ -194,3 +195,16 @@ def test_penalties_count_the_token_that_is_still_computed() -> None:
     stop_after(client, 4)
     drive(bench(), [client])
     assert output(client) == [7, 9, 7, 10]
+
+
+@pytest.mark.parametrize(
+    ("fields", "num_replays"), [({"logprobs": LogprobOptions(num_top=2)}, 4), ({"returns_hidden_states": True}, 0)]
+)
+def test_log_probabilities_come_with_a_graph_and_hidden_states_without(fields: dict[str, Any], num_replays: int) -> None:
+    client = Client(opening(None, **fields))
+    stop_after(client, 5)
+    device = bench(buckets=(1,))
+    drive(device, [client])
+    assert output(client) == expected_output(PROMPT, 5, VOCAB_SIZE)
+    assert len(client.extras) == 5
+    assert device.port.graphs[0].num_replays == num_replays
