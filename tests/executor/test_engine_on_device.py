@@ -18,6 +18,8 @@ from runtime.executor.extras import Extensions
 from runtime.layers.placement import ON_HOST
 from runtime.loading.checkpoint import Checkpoint
 from runtime.sampling.matcher import MatcherSource
+from runtime.scheduling.request import Request
+from runtime.scheduling.state import Scheduling
 from tests.executor.fake_port import DeviceBroke, FakePort
 
 SCHEMA = orjson.dumps(
@@ -27,7 +29,14 @@ SCHEMA = orjson.dumps(
         "required": ["city"],
     }
 ).decode()
-FLAGS = {"max_total_tokens": 352, "max_running_requests": 6, "chunked_prefill_size": 64, "num_threads": 1, "random_seed": 0}
+FLAGS = {
+    "max_total_tokens": 256,  # so few that sequences have to give way to others
+    "schedule_conservativeness": 0.05,
+    "max_running_requests": 6,
+    "chunked_prefill_size": 64,
+    "num_threads": 1,
+    "random_seed": 0,
+}
 REQUESTS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("The capital of France is", {"max_new_tokens": 40}, {}),
     ("One, two, three,", {"max_new_tokens": 40, "ignore_eos": True}, {}),
@@ -81,8 +90,12 @@ def rounded(values: Any) -> Any:
     return round(values, 3) if isinstance(values, float) else values
 
 
-def test_answers_are_those_of_the_cpu(device_engine: Engine, port: FakePort) -> None:
+def test_answers_are_those_of_the_cpu(device_engine: Engine, port: FakePort, monkeypatch: pytest.MonkeyPatch) -> None:
+    retracted: list[Request] = []
+    retract = Scheduling._retract
+    monkeypatch.setattr(Scheduling, "_retract", lambda self, request: (retracted.append(request), retract(self, request)))
     found = answers(device_engine)
+    assert retracted, "the cache is small enough"
     with Engine(**FLAGS) as engine:
         expected = answers(engine)
     assert [answer["text"] for answer in found] == [answer["text"] for answer in expected]
