@@ -321,7 +321,7 @@ static void multiply_for_best(const void *context, int64_t begin, int64_t end) {
 
 /* Tiles by twos, so that with bfloat16 outputs two threads seldom write to one line of the cache. */
 INLINE int64_t tiles_per_task(const struct product *product) {
-    int64_t operations = product->panel_rows * product->linear->num_inputs * LANES;
+    int64_t operations = least(product->linear->num_rows, product->panel_rows) * product->linear->num_inputs * LANES;
     int64_t least_tiles = product->linear->ids ? TILES_PER_BEST : 2;
     return round_up(most(1, OPERATIONS_PER_TASK / most(1, operations)), least_tiles);
 }
