@@ -83,8 +83,9 @@ async def _start(setup: RankSetup) -> Process:
         sys.executable, "-m", MODULE, stdin=PIPE, stdout=DEVNULL, env=os.environ | {"PYTHONPATH": _search_path()}
     )
     assert process.stdin is not None
-    process.stdin.write(msgspec.json.encode(setup))
-    process.stdin.close()
+    with suppress(OSError, RuntimeError):  # uvloop's word for a pipe that is closed: it has ended, and `watch` says how
+        process.stdin.write(msgspec.json.encode(setup))
+        process.stdin.close()
     return process
 
 
